@@ -1,0 +1,96 @@
+"""The command line: one file a command, imported only when it is called.
+
+Only this package prints or exits. Every command module has an attribute ``command``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+
+import click
+
+from app import __version__
+from app.errors import Exit, StillframeError
+
+COMMANDS = {
+    "compile": "Turn policies into the framework's files.",
+    "explain": "Say in plain words what will happen, in order, and on each failure.",
+    "post": "Release what pre holds (called by the post-script).",
+    "pre": "Quiesce and hold (called by the pre-script).",
+    "prove": "Start an application on a restored copy and check it.",
+    "recover": "Thaw and release what a crash left behind.",
+    "report": "Show what earlier holds achieved.",
+    "run": "Quiesce, freeze, snapshot, thaw, release, report.",
+    "schema": "Print the JSON Schema of a policy.",
+    "status": "Show what is held and frozen just now.",
+    "thaw": "Thaw what we froze, or with --all everything.",
+    "validate": "Check policies and say everything that is wrong.",
+    "verify": "Check owners, modes, digests and locations on this VM.",
+}
+
+
+class _Lazy(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = "extension" if cmd_name in ("pre", "post") else cmd_name
+        loaded = importlib.import_module(f"app.cli.{module}_command" if module == "extension" else f"app.cli.{module}")
+        found = getattr(loaded, cmd_name if module == "extension" else "command")
+        assert isinstance(found, click.Command)
+        return found
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.command(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="app", message="app (stillframe) %(version)s")
+@click.option("--debug", is_flag=True, help="Show a traceback where something goes wrong.")
+def group(debug: bool) -> None:
+    """Application-consistent snapshots of Linux VMs: one policy file, one binary."""
+    if debug:
+        os.environ["STILLFRAME_DEBUG"] = "1"
+
+
+def main() -> None:
+    """Run a command and turn every outcome into one clear message and an exit status."""
+    try:
+        group.main(standalone_mode=False, prog_name="app")
+        status = Exit.DONE
+    except click.exceptions.Exit as leaving:
+        status = Exit(leaving.exit_code) if leaving.exit_code in list(Exit) else Exit.DIFFERS
+    except click.Abort:
+        status = Exit.INTERRUPTED
+        click.echo("interrupted", err=True)
+    except KeyboardInterrupt:
+        status = Exit.INTERRUPTED
+        click.echo("interrupted", err=True)
+    except click.ClickException as error:
+        error.show()
+        status = Exit.USAGE
+    except BrokenPipeError:
+        # Whoever read us has gone: nothing is left to say, and nobody to say it to.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        status = Exit.DIFFERS
+    except StillframeError as error:
+        click.echo(f"error: {error}", err=True)
+        status = error.status
+        _trace()
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        click.echo(f"error: {place}{error.strerror or error}", err=True)
+        status = Exit.HOST
+        _trace()
+    sys.exit(int(status))
+
+
+def _trace() -> None:
+    if os.environ.get("STILLFRAME_DEBUG"):
+        traceback.print_exc()

@@ -1,0 +1,18 @@
+"""How commands speak: text for people, or one JSON document for programs."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+
+
+def emit(data: Any, text: str, as_json: bool) -> None:
+    """Print ``data`` as JSON, or ``text``."""
+    if as_json:
+        click.echo(json.dumps(data, indent=2, sort_keys=True, ensure_ascii=False))
+    elif text:
+        click.echo(text)
