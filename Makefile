@@ -1,0 +1,49 @@
+# The verbs that people try first. Each works on a bare Debian or Ubuntu machine: what is missing is
+# installed by build/bootstrap.sh (as root; otherwise it names what to install).
+
+SHELL := /bin/sh
+VENV := .venv/bin
+SOURCES := $(shell find app policies -name '*.py' -o -name '*.toml') pyproject.toml build/app.spec \
+	build/requirements-binary.txt
+ARGS ?=
+
+.PHONY: help demo test lint binary bench schema clean
+
+help:
+	@echo 'make demo     a whole cycle on a scratch volume, with the proof, in a few minutes'
+	@echo 'make test     every test; those that need root are skipped without it (ARGS="-k name" for some)'
+	@echo 'make lint     ruff, mypy, import-linter, shellcheck, and four shells over the generated scripts'
+	@echo 'make binary   dist/app, one file, checked against the source tree'
+	@echo 'make bench    how long writers stand still, against plain fsfreeze'
+	@echo 'make schema   write the JSON Schema of a policy'
+	@echo 'make clean    remove what the others made'
+
+demo: dist/app
+	@$(VENV)/python -m tests.demo dist/app
+
+test:
+	@build/bootstrap.sh
+	@$(VENV)/python -m pytest $(ARGS)
+
+lint:
+	@build/bootstrap.sh lint
+	@build/lint.sh
+
+binary: dist/app
+	@$(VENV)/python build/smoke.py dist/app
+
+dist/app: $(SOURCES)
+	@build/bootstrap.sh binary
+	@build/binary.sh
+
+bench:
+	@build/bootstrap.sh test
+	@$(VENV)/python -m tests.bench $(ARGS)
+
+schema:
+	@build/bootstrap.sh lint
+	@$(VENV)/app schema
+
+clean:
+	rm -rf .build .venv dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info
+	find app tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,133 @@
+#!/bin/sh
+# Makes a bare Debian or Ubuntu machine able to build and test: packages by apt, then .venv.
+# Quick when all is there, safe to run again, and it starts no service and makes no cluster.
+#
+#   build/bootstrap.sh [binary|lint|test]...   what is needed (all three where nothing is named)
+set -eu
+cd "$(dirname "$0")/.."
+
+# Never a shim of pyenv or the like: PyInstaller needs the shared library that belongs to it.
+PYTHON=${PYTHON:-/usr/bin/python3}
+WANT=" ${*:-binary lint test} "
+
+say() { printf 'bootstrap: %s\n' "$*"; }
+die() {
+    printf 'bootstrap: %s\n' "$*" >&2
+    exit 1
+}
+wants() { case $WANT in *" $1 "*) return 0 ;; *) return 1 ;; esac; }
+# Administrators' tools are looked for where root has them, also for those who are not root.
+has() { PATH="$PATH:/usr/sbin:/sbin" command -v "$1" >/dev/null 2>&1; }
+
+[ -x "$PYTHON" ] || die "there is no $PYTHON; install python3"
+"$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || die "Python 3.11 or later is needed"
+
+missing_packages() {
+    "$PYTHON" -c 'import venv, ensurepip' 2>/dev/null || echo python3-venv
+    if wants binary; then
+        has objdump || echo binutils
+        "$PYTHON" - <<'EOF'
+import ctypes, sys, sysconfig
+name = sysconfig.get_config_var("INSTSONAME") or ""
+if not name.endswith(".a") and sysconfig.get_config_var("Py_ENABLE_SHARED"):
+    sys.exit()
+series = sysconfig.get_python_version()
+try:
+    ctypes.CDLL(f"libpython{series}.so.1.0", mode=0)
+except OSError:
+    print(f"libpython{series}")
+EOF
+    fi
+    if wants lint || wants test; then
+        has dash || echo dash
+        has bash || echo bash
+        has busybox || echo busybox
+        has shellcheck || echo shellcheck
+    fi
+    if wants test; then
+        has sqlite3 || echo sqlite3
+        has mkfs.btrfs || echo btrfs-progs
+        has mkfs.xfs || echo xfsprogs
+        has mkfs.ext4 || echo e2fsprogs
+        { has fsfreeze && has losetup; } || echo util-linux
+        has mount || echo mount
+        has udevadm || has busybox || echo busybox
+        has ps || echo procps
+        has psql || echo postgresql-client
+        set -- /usr/lib/postgresql/*/bin/initdb
+        [ -x "$1" ] || echo postgresql
+    fi
+}
+
+install_packages() {
+    if [ "$(id -u)" != 0 ]; then
+        die "not root: install these yourself, then run it again: $*"
+    fi
+    has apt-get || die "no apt-get here: install these yourself, by whatever name they have: $*"
+    say "installing by apt: $*"
+    log=$(mktemp)
+    # A PostgreSQL server for the tests must neither make a cluster nor start one.
+    case " $* " in
+    *" postgresql "*)
+        mkdir -p /etc/postgresql-common/createcluster.d
+        echo 'create_main_cluster = false' >/etc/postgresql-common/createcluster.d/stillframe.conf
+        ;;
+    esac
+    ours=
+    if [ ! -e /usr/sbin/policy-rc.d ]; then
+        ours=/usr/sbin/policy-rc.d
+        printf '#!/bin/sh\nexit 101\n' >"$ours"
+        chmod 755 "$ours"
+    fi
+    trap 'rm -f "$log" $ours' EXIT
+    export DEBIAN_FRONTEND=noninteractive
+    # The lists are fetched only where those at hand do not know the packages.
+    if ! apt-get install --yes --quiet --no-install-recommends "$@" </dev/null >"$log" 2>&1; then
+        say "fetching the package lists"
+        apt-get update --quiet </dev/null >"$log" 2>&1 || {
+            tail -n 20 "$log" >&2
+            die "apt-get update failed"
+        }
+        apt-get install --yes --quiet --no-install-recommends "$@" </dev/null >"$log" 2>&1 || {
+            tail -n 20 "$log" >&2
+            die "apt-get install failed"
+        }
+    fi
+    rm -f "$log" $ours
+    trap - EXIT
+}
+
+missing=$(missing_packages | sort -u | tr '\n' ' ')
+if [ -n "$missing" ]; then
+    # shellcheck disable=SC2086 # a list of names
+    install_packages $missing
+fi
+
+# The virtual environment, once for each state of what it is made from.
+stamp=.venv/.stamp
+state=$(cat build/requirements-dev.txt setup.py | sha256sum | cut -d' ' -f1)
+state="$state $("$PYTHON" -c 'import sys; print(sys.version)' | tr '\n' ' ')$PWD"
+if [ ! -f $stamp ] || [ "$(cat $stamp)" != "$state" ]; then
+    say "making .venv with $PYTHON ($("$PYTHON" -c 'import platform; print(platform.python_version())'))"
+    # Several sessions may share a tree: only one of them makes it.
+    mkdir -p .build
+    (
+        flock 9
+        [ -f $stamp ] && [ "$(cat $stamp)" = "$state" ] && exit 0
+        # Cleared only for another Python: somebody may be running what stands in it.
+        series=$("$PYTHON" -c 'import sysconfig; print(sysconfig.get_python_version())')
+        [ -d ".venv/lib/python$series" ] || rm -rf .venv
+        "$PYTHON" -m venv .venv
+        .venv/bin/python -m pip --disable-pip-version-check install --quiet --require-hashes --no-deps \
+            --requirement build/requirements-dev.txt 2>.build/pip.log || {
+            tail -n 20 .build/pip.log >&2
+            die "pip could not install build/requirements-dev.txt"
+        }
+        .venv/bin/python -m pip --disable-pip-version-check install --quiet --no-deps --no-build-isolation \
+            --editable . 2>.build/pip.log || {
+            tail -n 20 .build/pip.log >&2
+            die "pip could not install the tree itself"
+        }
+        printf '%s' "$state" >$stamp
+    ) 9>.build/venv.lock
+fi
