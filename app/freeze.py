@@ -1,0 +1,199 @@
+"""Freezing and thawing filesystems: presync, FIFREEZE, FITHAW.
+
+Constants: include/uapi/linux/fs.h, ``FIFREEZE _IOWR('X', 119, int)``, ``FITHAW _IOWR('X', 120, int)``.
+Semantics: fs/super.c freeze_super() and thaw_super(): EBUSY if already frozen, EINVAL on a thaw of
+what is not frozen. FIFREEZE first waits for writers and then writes back every dirty page while
+new writers stand still, which is why the writeback is done before, with syncfs(2).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from app.host.mounts import Mount
+
+FIFREEZE = 0xC0045877
+FITHAW = 0xC0045878
+
+QUICK = 0.05
+"""Seconds: a syncfs round this short leaves little for FIFREEZE to write."""
+
+ROUNDS = 8
+"""Rounds of syncfs at most: under a steady load of writes the time of a round stops falling."""
+
+Note = Callable[..., None]
+"""Takes an event's name and facts: the journal's ``note`` or the like."""
+
+
+@dataclass(slots=True)
+class Target:
+    """A filesystem to freeze, open since before the hold."""
+
+    mount: Mount
+    descriptor: int
+    state: str = "idle"  # idle, freezing, frozen, thawed, failed
+    reason: str = ""
+    number: int = 0
+    since: float = field(default=0.0)
+
+
+class FreezeFailed(Exception):
+    """Not everything was frozen. ``busy``: somebody else holds a freeze. ``hung``: mounts still in FIFREEZE."""
+
+    def __init__(self, message: str, *, busy: bool = False, hung: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.busy = busy
+        self.hung = hung
+
+
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
+
+
+def presync(targets: Sequence[Target], deadline: float, note: Note, rounds: int = ROUNDS) -> None:
+    """Write dirty pages back, in rounds, until a round over all targets is quick (see QUICK).
+
+    Stops early after ``rounds`` or at ``deadline`` (CLOCK_MONOTONIC seconds), or where two rounds
+    in a row got no better. Never raises: it only makes the freeze that follows shorter.
+    """
+    if not targets:
+        return
+    syncfs = _libc().syncfs
+    best = float("inf")
+    stale = 0
+    for number in range(1, rounds + 1):
+        begun = time.monotonic()
+        threads = [threading.Thread(target=syncfs, args=(t.descriptor,), daemon=True) for t in targets]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        took = time.monotonic() - begun
+        note("presync", round=number, seconds=round(took, 6))
+        stale = stale + 1 if took > 0.8 * best else 0
+        best = min(best, took)
+        if took <= QUICK or stale >= 2 or time.monotonic() >= deadline:
+            return
+
+
+class Freezer:
+    """Freezes targets group by group and thaws them, each in a thread that may block in the kernel.
+
+    The caller is never blocked past its deadline. A FIFREEZE that comes back after we gave up is
+    undone by its own thread at once.
+    """
+
+    def __init__(self, targets: Sequence[Target], note: Note) -> None:
+        self.targets = list(targets)
+        self._note = note
+        self._changed = threading.Condition()
+        self._given_up = False
+
+    def freeze(self, deadline: float) -> None:
+        """Freeze all targets: those of one depth together, deeper ones first, ``/`` last.
+
+        Raises FreezeFailed (nothing of ours is left frozen but what hangs in the kernel).
+        """
+        if os.geteuid() != 0:
+            raise FreezeFailed("only root can freeze filesystems")
+        for depth in sorted({t.mount.depth for t in self.targets}, reverse=True):
+            group = [t for t in self.targets if t.mount.depth == depth]
+            for target in group:
+                target.state = "freezing"
+                self._note("freezing", mount=target.mount.path, device=target.mount.device)
+            self._start(group, self._freeze_one)
+            self._wait(group, "freezing", deadline)
+            failed = [t for t in group if t.state != "frozen"]
+            if failed:
+                self._give_up(failed)
+
+    def _give_up(self, failed: Sequence[Target]) -> None:
+        with self._changed:
+            self._given_up = True
+            hung = tuple(t.mount.path for t in failed if t.state == "freezing")
+        for path in hung:
+            self._note("freeze_hung", mount=path)
+        self.thaw(time.monotonic() + 1.5)
+        busy = [t for t in failed if t.state == "failed" and t.reason == errno.errorcode[errno.EBUSY]]
+        if busy:
+            raise FreezeFailed(
+                f"{', '.join(t.mount.path for t in busy)}: already frozen by somebody else (EBUSY)", busy=True, hung=hung
+            )
+        if hung:
+            raise FreezeFailed(f"{', '.join(hung)}: FIFREEZE did not return in the time allowed", hung=hung)
+        raise FreezeFailed("; ".join(f"{t.mount.path}: FIFREEZE failed ({t.reason})" for t in failed))
+
+    def _freeze_one(self, target: Target) -> None:
+        try:
+            fcntl.ioctl(target.descriptor, FIFREEZE, 0)
+        except OSError as error:
+            with self._changed:
+                target.state, target.reason = "failed", errno.errorcode.get(error.errno or 0, str(error))
+                self._changed.notify_all()
+            self._note("not_frozen", mount=target.mount.path, reason=target.reason)
+            return
+        with self._changed:
+            late = self._given_up
+            target.state, target.since = "frozen", time.monotonic()
+            self._changed.notify_all()
+        self._note("frozen", mount=target.mount.path)
+        if late:
+            self._thaw_one(target)
+
+    def thaw(self, deadline: float) -> list[str]:
+        """Thaw what we froze, the reverse way; returns the mount points that are still not thawed."""
+        with self._changed:
+            self._given_up = True
+        frozen = [t for t in reversed(self.targets) if t.state == "frozen"]
+        self._start(frozen, self._thaw_one)
+        self._wait(frozen, "frozen", deadline)
+        return [t.mount.path for t in frozen if t.state == "frozen"]
+
+    def hanging(self) -> list[str]:
+        """Mount points whose FIFREEZE has still not come back."""
+        return [t.mount.path for t in self.targets if t.state == "freezing"]
+
+    def held(self) -> bool:
+        """Whether all targets are frozen."""
+        return bool(self.targets) and all(t.state == "frozen" for t in self.targets)
+
+    def _thaw_one(self, target: Target) -> None:
+        state = thaw_descriptor(target.descriptor)
+        with self._changed:
+            target.state = "thawed" if state in ("thawed", "not frozen") else "frozen"
+            self._changed.notify_all()
+        if target.state == "thawed":
+            self._note("thawed", mount=target.mount.path, found=state)
+        else:
+            self._note("thaw_failed", mount=target.mount.path, reason=state)
+
+    def _start(self, targets: Sequence[Target], body: Callable[[Target], None]) -> None:
+        if len(targets) == 1 and body == self._thaw_one:
+            body(targets[0])
+            return
+        for target in targets:
+            threading.Thread(target=body, args=(target,), daemon=True).start()
+
+    def _wait(self, targets: Sequence[Target], state: str, deadline: float) -> None:
+        with self._changed:
+            self._changed.wait_for(
+                lambda: all(t.state != state for t in targets), max(0.0, deadline - time.monotonic())
+            )
+
+
+def thaw_descriptor(descriptor: int) -> str:
+    """FITHAW: "thawed", "not frozen" (EINVAL), or the name of the error."""
+    try:
+        fcntl.ioctl(descriptor, FITHAW, 0)
+    except OSError as error:
+        if error.errno == errno.EINVAL:
+            return "not frozen"
+        return errno.errorcode.get(error.errno or 0, str(error))
+    return "thawed"

@@ -1,0 +1,144 @@
+"""Starting the programs of a recipe: as the right user, with the VM's environment, in their own session.
+
+Nothing of our own environment reaches them: a frozen binary's ``LD_LIBRARY_PATH`` or a caller's
+variables would otherwise decide what a database client does.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import signal
+import stat
+import subprocess
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from app.errors import HostUnfit
+from app.host import trust
+
+SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """An OS user, looked up before the hold."""
+
+    name: str
+    uid: int
+    gid: int
+    groups: tuple[int, ...]
+    home: str
+
+
+def account(name: str) -> Account:
+    """The user of that name, ours if it is empty.
+
+    Raises HostUnfit if there is none, or if we are not root and it is not ourselves.
+    """
+    try:
+        entry = pwd.getpwnam(name) if name else pwd.getpwuid(os.geteuid())
+    except KeyError:
+        raise HostUnfit(f"there is no user {name or os.geteuid()!r} on this machine") from None
+    if os.geteuid() != 0 and entry.pw_uid != os.geteuid():
+        raise HostUnfit(
+            f"only root can run programs as {entry.pw_name!r}",
+            "run as root, or as that user, or name yourself in the policy",
+        )
+    groups = os.getgrouplist(entry.pw_name, entry.pw_gid)
+    return Account(entry.pw_name, entry.pw_uid, entry.pw_gid, tuple(groups), entry.pw_dir)
+
+
+class Program:
+    """A program of a recipe, found and checked, ready to be started.
+
+    Raises HostUnfit if there is no such user or program, or if root would run a program that
+    somebody else could have written.
+    """
+
+    def __init__(
+        self, argv: tuple[str, ...], user: str, environment: Mapping[str, str], path: str = SEARCH_PATH
+    ) -> None:
+        self.argv = argv
+        self.account = account(user)
+        self._file = _find(argv[0], path)
+        self._descriptor = trust.open_program(self._file) if self.account.uid == 0 else None
+        self._environment = {
+            "PATH": path,
+            "LANG": "C.UTF-8",
+            "HOME": self.account.home,
+            "USER": self.account.name,
+            "LOGNAME": self.account.name,
+            **environment,
+        }
+
+    def start(self, *, merge_errors: bool = False, quiet: bool = False) -> subprocess.Popen[bytes]:
+        """Start it in a session of its own, in ``/``, stdin and stdout being pipes.
+
+        Raises HostUnfit where the kernel refuses.
+        """
+        root = os.geteuid() == 0
+        executable = self._file if self._descriptor is None else f"/proc/self/fd/{self._descriptor}"
+        try:
+            return subprocess.Popen(
+                self.argv,
+                executable=executable,
+                pass_fds=() if self._descriptor is None else (self._descriptor,),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL if quiet else subprocess.PIPE,
+                stderr=subprocess.STDOUT if merge_errors else subprocess.DEVNULL,
+                bufsize=0,
+                cwd="/",
+                env=self._environment,
+                start_new_session=True,
+                umask=0o077,
+                user=self.account.uid if root else None,
+                group=self.account.gid if root else None,
+                extra_groups=self.account.groups if root else None,
+            )
+        except OSError as error:
+            raise HostUnfit(f"{self._file}: cannot be started: {error.strerror}") from error
+
+
+def end_group(process: subprocess.Popen[bytes], first: signal.Signals, grace: float) -> None:
+    """End a program and all that it started in its session: ``first``, then SIGKILL after ``grace`` s."""
+    if process.poll() is None:
+        _signal_group(process.pid, first)
+        end = time.monotonic() + grace
+        while process.poll() is None and time.monotonic() < end:
+            time.sleep(0.005)
+    _signal_group(process.pid, signal.SIGKILL)
+    for stream in (process.stdin, process.stdout):
+        if stream is not None:
+            stream.close()
+    try:
+        process.wait(1)
+    except subprocess.TimeoutExpired:
+        # Blocked in the kernel, on a frozen filesystem for instance: it dies when that is thawed.
+        pass
+
+
+def _signal_group(leader: int, number: signal.Signals) -> None:
+    try:
+        os.killpg(leader, number)
+    except (ProcessLookupError, PermissionError):
+        pass
+
+
+def _find(name: str, path: str) -> str:
+    if "/" in name:
+        if not os.path.isabs(name):
+            raise HostUnfit(f"{name!r}: a program is named by its full path, or by its name alone")
+        candidates = [name]
+    else:
+        candidates = [f"{folder}/{name}" for folder in path.split(":")]
+    for candidate in candidates:
+        try:
+            mode = os.stat(candidate).st_mode
+        except OSError:
+            continue
+        if stat.S_ISREG(mode) and mode & 0o111:
+            return candidate
+    where = "" if "/" in name else f" in {path}"
+    raise HostUnfit(f"the program {name!r} is not there{where}", "install it, or name its full path in the policy")

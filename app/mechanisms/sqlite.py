@@ -1,0 +1,239 @@
+"""``sqlite``: SQLite databases, held by a write transaction in a process of the file's owner.
+
+The database is opened by a child process that first becomes the owner of the file, so that the
+``-wal`` and ``-shm`` files that SQLite may create are the application's own, and so that root
+never follows a path that the owner could change. The lock dies with that process.
+
+Sources: sqlite.org/lang_transaction.html, sqlite.org/pragma.html (wal_checkpoint, data_version,
+integrity_check), sqlite.org/uri.html.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sqlite3
+import time
+import urllib.parse
+from collections.abc import Sequence
+from typing import Any
+
+from app.errors import HostUnfit
+from app.host import trust
+from app.host.fork import Child, fork_child
+from app.mechanisms import ConnectionLost, Register, StepFailed, Waiter
+from app.plan import Options, Step
+
+ACTIONS = ("checkpoint", "lock", "verify", "release", "check")
+
+OPTIONS_SCHEMA: dict[str, object] = {
+    "type": "object",
+    "additionalProperties": False,
+    "required": ["databases"],
+    "properties": {
+        "databases": {"type": "array", "items": {"type": "string"}, "minItems": 1, "description": "full paths"},
+        "below": {"type": "string", "description": "folder of a restored copy: the databases are looked for there"},
+    },
+}
+
+STEP_SCHEMA: dict[str, object] = {
+    "type": "object",
+    "required": ["action"],
+    "properties": {"action": {"enum": list(ACTIONS), "description": "what to do with every database"}},
+}
+
+
+class SqliteConnection:
+    """One child process for each owner of databases."""
+
+    identity = ""
+    version: int | None = None
+
+    def __init__(self, options: Options, waiter: Waiter, register: Register, deadline: float) -> None:
+        self._waiter = waiter
+        by_owner: dict[tuple[int, int], list[str]] = {}
+        for path in options["databases"]:
+            found = _below(options["below"], path) if options.get("below") else path
+            by_owner.setdefault(_owner(found), []).append(found)
+        self._children: list[Child] = []
+        try:
+            for (uid, gid), databases in by_owner.items():
+                child = fork_child(lambda channel, u=uid, g=gid, d=databases: _serve(channel, u, g, d))
+                self._children.append(child)
+                register(child.pid)
+            self._ask("open", deadline)
+        except BaseException:
+            self.kill()
+            raise
+
+    def perform(self, step: Step, deadline: float) -> str:
+        """Do the action with every database; the answers, a line each."""
+        return "\n".join(self._ask(step.do["action"], deadline))
+
+    def prove(self, deadline: float) -> None:
+        """The child that holds the lock must answer."""
+        self._ask("ping", deadline)
+
+    def lost(self) -> int | None:
+        """The first child's channel; it speaks only when asked, so readable means ended."""
+        return self._children[0].channel.fileno() if self._children else None
+
+    def complaint(self) -> str:
+        """How the connection was lost."""
+        return "the process that holds the SQLite lock has ended"
+
+    def close(self, deadline: float) -> None:
+        """Closing the channel ends the child."""
+        self.kill()
+
+    def kill(self) -> None:
+        """End the children; their locks go with them."""
+        for child in self._children:
+            child.end()
+
+    def _ask(self, action: str, deadline: float) -> list[str]:
+        request = json.dumps({"action": action, "seconds": max(0.0, deadline - time.monotonic())}).encode()
+        for child in self._children:
+            try:
+                child.channel.send(request)
+            except OSError:
+                raise ConnectionLost(self.complaint()) from None
+        answers: list[str] = []
+        for child in self._children:
+            self._waiter.wait(child.channel.fileno(), deadline)
+            data = child.channel.recv(1 << 16)
+            if not data:
+                raise ConnectionLost(self.complaint())
+            reply = json.loads(data)
+            if "error" in reply:
+                raise StepFailed(reply["error"])
+            answers += reply["answers"]
+        return answers
+
+
+def connect(
+    options: Options, steps: Sequence[Step], waiter: Waiter, register: Register, deadline: float
+) -> SqliteConnection:
+    """Open every database, as its owner."""
+    return SqliteConnection(options, waiter, register, deadline)
+
+
+def _owner(path: str) -> tuple[int, int]:
+    """Owner of a database. Raises HostUnfit if it is not there or is not ours to open."""
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        raise HostUnfit(f"{path}: {error.strerror}", "settings.databases lists full paths of existing files") from None
+    if os.geteuid() != 0:
+        return os.geteuid(), os.getegid()
+    if status.st_uid == 0:
+        # As root we follow no path that somebody else could bend to another file.
+        os.close(trust.open_trusted(path))
+    return status.st_uid, status.st_gid
+
+
+def _below(folder: str, path: str) -> str:
+    """The copy of ``path`` in a restored folder: the longest tail of it that exists there."""
+    parts = path.strip("/").split("/")
+    for start in range(len(parts)):
+        candidate = os.path.join(folder, *parts[start:])
+        if os.path.isfile(candidate):
+            return candidate
+    raise HostUnfit(f"{folder}: holds no copy of {path}", "give --data the folder that holds the restored volume")
+
+
+class _Database:
+    """One open database, in the child."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.file = _inode(path)
+        self.link = sqlite3.connect(
+            f"file:{urllib.parse.quote(path)}?mode=rw", uri=True, isolation_level=None, timeout=1.0
+        )
+        self.version: int | None = None
+        self.value("PRAGMA schema_version")
+
+    def value(self, statement: str) -> Any:
+        row = self.link.execute(statement).fetchone()
+        return row[0] if row else None
+
+    def wait(self, seconds: float) -> None:
+        self.link.execute(f"PRAGMA busy_timeout = {int(max(1.0, seconds * 1000))}")
+
+    def checkpoint(self, seconds: float) -> str:
+        """Move the WAL into the database as far as readers let us; what is left is in the snapshot too."""
+        if str(self.value("PRAGMA journal_mode")).lower() != "wal":
+            return "no write-ahead log"
+        self.wait(min(5.0, seconds / 2))
+        busy, pages, moved = self.link.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        return f"checkpoint {'incomplete' if busy else 'complete'}: {max(moved, 0)} of {max(pages, 0)} pages"
+
+    def lock(self, seconds: float) -> str:
+        """Begin a write transaction: from now on nobody else can commit."""
+        self.wait(seconds)
+        self.link.execute("BEGIN IMMEDIATE")
+        self.version = int(self.value("PRAGMA data_version"))
+        return "locked"
+
+    def verify(self, seconds: float) -> str:
+        """The transaction is open, nobody committed meanwhile, and the file is still the one we opened."""
+        if not self.link.in_transaction:
+            raise sqlite3.OperationalError("the write transaction has ended")
+        if self.value("PRAGMA data_version") != self.version:
+            raise sqlite3.OperationalError("somebody else has committed during the hold")
+        if _inode(self.path) != self.file:
+            raise sqlite3.OperationalError("the file was replaced during the hold")
+        return "held"
+
+    def release(self, seconds: float) -> str:
+        """Roll the empty transaction back; it must still be ours to roll back."""
+        if not self.link.in_transaction:
+            raise sqlite3.OperationalError("the write transaction has ended")
+        self.link.execute("ROLLBACK")
+        return "released"
+
+    def check(self, seconds: float) -> str:
+        """The engine's own check of the whole file."""
+        rows = [str(row[0]) for row in self.link.execute("PRAGMA integrity_check")]
+        if rows != ["ok"]:
+            raise sqlite3.DatabaseError("; ".join(rows[:5]))
+        return "ok"
+
+
+def _inode(path: str) -> tuple[int, int]:
+    status = os.stat(path)
+    return status.st_dev, status.st_ino
+
+
+def _serve(channel: socket.socket, uid: int, gid: int, paths: list[str]) -> None:
+    """The child: become the owner, then answer until the channel closes."""
+    if os.geteuid() == 0 and uid != 0:
+        os.setgroups([gid])
+        os.setresgid(gid, gid, gid)
+        os.setresuid(uid, uid, uid)
+    os.umask(0o077)
+    opened: list[_Database] = []
+    while data := channel.recv(1 << 16):
+        request = json.loads(data)
+        action, seconds = request["action"], request["seconds"]
+        end = time.monotonic() + seconds
+        at = ""
+        try:
+            if action == "open":
+                for at in paths:
+                    opened.append(_Database(at))
+                answers = [f"{path}: open" for path in paths]
+            elif action == "ping":
+                answers = [f"{database.path}: open" for database in opened]
+            else:
+                answers = []
+                for database in opened:
+                    at = database.path
+                    answers.append(f"{at}: {getattr(database, action)(end - time.monotonic())}")
+            reply: dict[str, Any] = {"answers": answers}
+        except (sqlite3.Error, OSError) as error:
+            reply = {"error": f"{at}: {error}"}
+        channel.send(json.dumps(reply).encode())
+

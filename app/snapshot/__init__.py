@@ -1,0 +1,77 @@
+"""Snapshot providers: who takes the snapshot in ``app run``. One file each.
+
+A provider module publishes ``OPTIONS_SCHEMA`` (JSON Schema of its own keys in ``[snapshot]``) and
+``provider(options) -> Provider``. The name in a policy has dashes where the module has underscores.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any, Protocol
+
+from app.plan import Level
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a provider may know. ``deadline``: CLOCK_MONOTONIC seconds at which ``take`` must be over."""
+
+    name: str
+    mounts: tuple[str, ...]
+    deadline: float
+    broken: Callable[[], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A snapshot that was taken: where it is, and what is worth keeping about it (JSON values)."""
+
+    reference: str
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Provider(Protocol):
+    """``prepare`` before the hold, ``take`` during it, ``finish`` after it.
+
+    Contract, the same for every provider (tests/conformance holds each against it): ``prepare``
+    finds everything that can be found wrong and opens all that ``take`` needs, and changes nothing
+    that lasts; ``take`` does as little as possible, writes to no frozen filesystem, ends by the
+    context's deadline and raises SnapshotFailed where there is no snapshot; ``finish`` runs always
+    after a ``prepare``, once, whatever happened between, and may add to what is kept.
+    """
+
+    needs_freeze: bool
+    """Whether the snapshot is taken below the filesystem, so that dirty pages would be missed."""
+
+    freezes_itself: bool
+    """Whether whoever takes the snapshot freezes the filesystems, so that we must not."""
+
+    takes_snapshot: bool
+    """False for ``none``: a rehearsal."""
+
+    unfrozen_level: Level
+    """What the snapshot alone gives when nothing was frozen."""
+
+    def prepare(self, context: Context) -> None:
+        """Before the hold. Raises HostUnfit."""
+
+    def take(self, context: Context) -> Taken:
+        """During the hold. Raises SnapshotFailed."""
+
+    def finish(self, context: Context, taken: Taken | None) -> Mapping[str, Any]:
+        """After the hold: further details for the report. Raises nothing but StillframeError."""
+
+
+def names() -> list[str]:
+    """Every provider there is, by the name that policies use, sorted."""
+    return sorted(m.name.replace("_", "-") for m in pkgutil.iter_modules(__path__))
+
+
+def load(name: str) -> ModuleType:
+    """The module of a provider; imported only when a plan uses it. Raises ModuleNotFoundError."""
+    return importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
+
