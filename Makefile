@@ -3,7 +3,7 @@
 
 SHELL := /bin/sh
 VENV := .venv/bin
-SOURCES := $(shell find app policies -name '*.py' -o -name '*.toml') pyproject.toml build/app.spec \
+SOURCES := $(shell find app policies -name "*.py" -o -name "*.toml") build/app.spec \
 	build/requirements-binary.txt
 ARGS ?=
 

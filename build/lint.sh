@@ -41,7 +41,6 @@ EOF
 check "ruff check" ruff check --quiet --output-format concise .
 check "ruff format" ruff format --quiet --diff .
 check mypy mypy --no-error-summary
-check mypy-build mypy --no-error-summary build/smoke.py
 check imports lint-imports --no-cache
 check shellcheck shellcheck build/*.sh .ci/run
 
