@@ -15,7 +15,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from app.host.mounts import Mount
 
@@ -40,8 +40,6 @@ class Target:
     descriptor: int
     state: str = "idle"  # idle, freezing, frozen, thawed, failed
     reason: str = ""
-    number: int = 0
-    since: float = field(default=0.0)
 
 
 class FreezeFailed(Exception):
@@ -141,7 +139,7 @@ class Freezer:
             return
         with self._changed:
             late = self._given_up
-            target.state, target.since = "frozen", time.monotonic()
+            target.state = "frozen"
             self._changed.notify_all()
         self._note("frozen", mount=target.mount.path)
         if late:
@@ -175,9 +173,6 @@ class Freezer:
             self._note("thaw_failed", mount=target.mount.path, reason=state)
 
     def _start(self, targets: Sequence[Target], body: Callable[[Target], None]) -> None:
-        if len(targets) == 1 and body == self._thaw_one:
-            body(targets[0])
-            return
         for target in targets:
             threading.Thread(target=body, args=(target,), daemon=True).start()
 

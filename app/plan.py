@@ -125,6 +125,11 @@ class Application:
     recover: tuple[Step, ...]
     prove: Prove | None = None
 
+    @property
+    def has_steps(self) -> bool:
+        """False for a policy that only stands for the freeze."""
+        return any(variant.quiesce for variant in self.variants)
+
 
 @dataclass(frozen=True, slots=True)
 class Freeze:
@@ -169,9 +174,9 @@ class Plan:
 
     @property
     def requested(self) -> Level:
-        """The level asked for: that of the best application, else what the freeze gives."""
+        """The level asked for: the least that its applications can give, else what the freeze gives."""
         floor = Level.FILESYSTEM if self.freeze.enabled else Level.CRASH
-        return max([floor, *(application.level for application in self.applications)])
+        return min((a.level for a in self.applications if a.has_steps), default=floor)
 
     def to_json(self) -> str:
         """The one JSON form of this plan."""

@@ -42,6 +42,10 @@ class Waiter:
     def __init__(self, asker: int | None = None) -> None:
         self._asker = asker
 
+    def forget_asker(self) -> None:
+        """Nobody is left to abandon the work: only deadlines count from now on."""
+        self._asker = None
+
     def wait(self, descriptor: int, deadline: float, *, write: bool = False) -> None:
         """Return when ``descriptor`` is ready.
 

@@ -1,0 +1,210 @@
+"""The keeper: one process for each application, which connects, quiesces, keeps and releases it.
+
+It obeys the holder over a channel. When the channel closes, the holder is gone: the keeper then
+releases its application by itself and ends. What it starts is registered, so that the holder and
+the watchdog can end it when the keeper cannot.
+"""
+
+from __future__ import annotations
+
+import json
+import select
+import socket
+import time
+from typing import Any
+
+from app.errors import StillframeError
+from app.journal import Journal
+from app.mechanisms import Abandoned, StepFailed, Waiter
+from app.plan import Application, Variant
+from app.recipe import Recipe, all_steps, choose, describe
+
+ALONE = 1.2
+"""Seconds for a release without a holder: law 1 allows two in all."""
+
+
+class Keeper:
+    """Keeps one application. ``channel``: SOCK_SEQPACKET, JSON both ways."""
+
+    def __init__(self, application: Application, channel: socket.socket, journal: Journal) -> None:
+        self._application = application
+        self._channel = channel
+        self._journal = journal
+        self._recipe = self._new_recipe()
+        self._variant: Variant | None = None
+        self._held = False
+        self._touched = False
+
+    def serve(self) -> None:
+        """Obey until told to end, or until the holder is gone."""
+        while True:
+            message = self._next()
+            if message is None:
+                self._alone()
+                return
+            if message["do"] == "end":
+                self._recipe.close(time.monotonic() + 1)
+                return
+            self._obey(message["do"], time.monotonic() + message["seconds"], message)
+
+    def _next(self) -> dict[str, Any] | None:
+        """The holder's next message; while waiting, report a connection that is lost."""
+        while True:
+            poll = select.poll()
+            poll.register(self._channel.fileno(), select.POLLIN)
+            watched = {}
+            for connection in self._recipe.connections.values():
+                descriptor = connection.lost()
+                if descriptor is not None:
+                    watched[descriptor] = connection
+                    poll.register(descriptor, select.POLLIN)
+            ready = [descriptor for descriptor, _ in poll.poll()]
+            lost = [watched[descriptor] for descriptor in ready if descriptor in watched]
+            if lost:
+                reason = getattr(lost[0], "complaint", lambda: "the connection was lost")()
+                self._held = False
+                self._note("lost", reason=reason)
+                self._say("lost", reason=reason)
+                self._undo(time.monotonic() + self._application.timing.release)
+                continue
+            data = self._channel.recv(1 << 16)
+            if not data:
+                return None
+            message: dict[str, Any] = json.loads(data)
+            if message["do"] != "abandon":
+                return message
+
+    def _obey(self, order: str, deadline: float, message: dict[str, Any]) -> None:
+        begun = time.monotonic()
+        try:
+            facts = getattr(self, f"_{order}")(deadline, message) or {}
+            ok, reason = True, ""
+        except Abandoned:
+            ok, reason, facts = False, "given up", {}
+        except (StepFailed, StillframeError) as error:
+            ok, reason, facts = False, str(error), {}
+        except OSError as error:
+            ok, reason, facts = False, f"{error.filename or ''} {error.strerror or error}".strip(), {}
+        if not ok and order in ("connect", "quiesce"):
+            self._note("attempt_failed", reason=reason, attempt=message.get("attempt", 1))
+            self._undo(time.monotonic() + self._application.timing.release)
+        self._say("done", order=order, ok=ok, reason=reason, seconds=time.monotonic() - begun, **facts)
+
+    def _connect(self, deadline: float, message: dict[str, Any]) -> dict[str, Any]:
+        self._recipe.connect(all_steps(self._application), deadline)
+        self._variant = choose(self._application, self._recipe.version)
+        facts = {
+            "identities": self._recipe.identities,
+            "version": self._recipe.version,
+            "variant": self._variant.name,
+        }
+        self._note("connected", **facts)
+        return facts
+
+    def _quiesce(self, deadline: float, message: dict[str, Any]) -> None:
+        if self._variant is None or (all_steps(self._application) and not self._recipe.connections):
+            self._connect(deadline, message)
+        assert self._variant is not None
+        self._note("quiescing", attempt=message.get("attempt", 1))
+        self._touched = True
+        self._steps("quiesce", self._variant.quiesce, deadline)
+        self._held = True
+        self._note("quiesced", saved=self._recipe.saved)
+
+    def _verify(self, deadline: float, message: dict[str, Any]) -> None:
+        """Prove on the original connections that the hold is unbroken."""
+        assert self._variant is not None
+        if not self._held:
+            raise StepFailed("it is not held")
+        try:
+            self._recipe.prove(deadline)
+            self._steps("verify", self._variant.verify, deadline)
+        except BaseException as error:
+            self._held = False
+            self._note("not_verified", reason=str(error) or "given up")
+            raise
+        self._note("verified")
+
+    def _release(self, deadline: float, message: dict[str, Any]) -> dict[str, Any]:
+        if not self._touched:
+            return {}
+        assert self._variant is not None
+        was_held, self._held = self._held, False
+        try:
+            self._note("releasing")
+            self._steps("release", self._variant.release, deadline)
+        except (StepFailed, Abandoned, StillframeError, OSError) as error:
+            self._note("release_failed", reason=str(error) or "given up")
+            self._undo(max(deadline, time.monotonic() + ALONE))
+            raise
+        self._touched = False
+        self._note("released", held=was_held, saved=self._recipe.saved)
+        self._recipe.close(deadline)
+        self._recipe.connections.clear()
+        return {}
+
+    def _recover(self, deadline: float, message: dict[str, Any]) -> None:
+        """Release what outlives a session, for a keeper that is gone."""
+        self._touched = True
+        self._undo(deadline)
+        if self._touched:
+            raise StepFailed("recover failed")
+
+    def _steps(self, phase: str, steps: Any, deadline: float) -> None:
+        begun = time.monotonic()
+
+        def done(step: Any) -> None:
+            nonlocal begun
+            now = time.monotonic()
+            self._note("step", phase=phase, what=describe(step), seconds=round(now - begun, 6), proof=step.proof)
+            begun = now
+
+        self._recipe.perform(steps, deadline, done)
+
+    def _undo(self, deadline: float) -> None:
+        """End the sessions, which releases what dies with them, and run ``recover`` for the rest."""
+        self._recipe.kill()
+        touched, self._touched, self._held = self._touched, False, False
+        fresh = Recipe(self._application.mechanisms, Waiter(), self._register)
+        try:
+            if touched and self._application.recover:
+                fresh.connect(self._application.recover, deadline)
+                fresh.perform(self._application.recover, deadline)
+            if touched:
+                self._note("undone")
+        except (StepFailed, StillframeError, OSError) as error:
+            self._touched = True
+            self._note("undo_failed", reason=str(error))
+        finally:
+            fresh.kill()
+        self._recipe = self._new_recipe()
+        self._variant = None
+
+    def _alone(self) -> None:
+        """The holder is gone: release what is held, then end."""
+        deadline = time.monotonic() + ALONE
+        if self._touched and self._held and self._variant is not None:
+            self._waiter.forget_asker()
+            try:
+                self._release(deadline, {})
+            except (StepFailed, StillframeError, OSError):
+                pass
+        elif self._touched:
+            self._undo(deadline)
+        self._recipe.kill()
+
+    def _new_recipe(self) -> Recipe:
+        self._waiter = Waiter(self._channel.fileno())
+        return Recipe(self._application.mechanisms, self._waiter, self._register)
+
+    def _register(self, pid: int) -> None:
+        self._say("pid", pid=pid)
+
+    def _note(self, event: str, **facts: Any) -> None:
+        self._journal.note(event, app=self._application.name, **facts)
+
+    def _say(self, event: str, **facts: Any) -> None:
+        try:
+            self._channel.send(json.dumps({"event": event, **facts}).encode())
+        except OSError:
+            pass  # the holder is gone; the next read says so

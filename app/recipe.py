@@ -1,0 +1,137 @@
+"""Running the steps of a recipe on live connections: expectations, saved answers, proofs."""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from app import mechanisms
+from app.errors import HostUnfit
+from app.mechanisms import Connection, Register, StepFailed, Waiter
+from app.plan import Application, Options, Step, Variant
+
+_COMPARE: Mapping[str, Callable[[int, int], bool]] = {
+    ">=": operator.ge,
+    "<=": operator.le,
+    ">": operator.gt,
+    "<": operator.lt,
+    "==": operator.eq,
+    "!=": operator.ne,
+}
+
+
+class Recipe:
+    """The connections of one application and the answers that its steps gave.
+
+    ``saved`` maps names of the recipe's ``save`` to answers; they go into the report.
+    """
+
+    def __init__(self, options: Mapping[str, Options], waiter: Waiter, register: Register) -> None:
+        self._options = options
+        self._waiter = waiter
+        self._register = register
+        self.connections: dict[str, Connection] = {}
+        self.saved: dict[str, str] = {}
+
+    @property
+    def identities(self) -> dict[str, str]:
+        """What each server calls our session."""
+        return {name: c.identity for name, c in self.connections.items() if c.identity}
+
+    @property
+    def version(self) -> int | None:
+        """The server's version, from whichever connection knows one."""
+        return next((c.version for c in self.connections.values() if c.version is not None), None)
+
+    def connect(self, steps: Sequence[Step], deadline: float) -> None:
+        """Open every mechanism that ``steps`` use and that is not open yet.
+
+        Raises StepFailed, Abandoned, HostUnfit.
+        """
+        for name in dict.fromkeys(step.mechanism for step in steps):
+            if name not in self.connections:
+                module = mechanisms.load(name)
+                self.connections[name] = module.connect(
+                    self._options.get(name, {}), steps, self._waiter, self._register, deadline
+                )
+
+    def perform(self, steps: Iterable[Step], deadline: float, done: Callable[[Step], None] | None = None) -> bool:
+        """Do steps in order; True if one of them is a proof.
+
+        Raises StepFailed at the first that fails (the following are not done), Abandoned.
+        """
+        proven = False
+        for step in steps:
+            answer = self.connections[step.mechanism].perform(step, deadline)
+            self._judge(step, answer)
+            proven = proven or step.proof
+            if done:
+                done(step)
+        return proven
+
+    def prove(self, deadline: float) -> None:
+        """Raise ConnectionLost unless every connection is the one that was opened at first."""
+        for connection in self.connections.values():
+            connection.prove(deadline)
+
+    def close(self, deadline: float) -> None:
+        """End all connections in good order."""
+        for connection in self.connections.values():
+            connection.close(deadline)
+        self.connections.clear()
+
+    def kill(self) -> None:
+        """End all connections at once."""
+        for connection in self.connections.values():
+            connection.kill()
+        self.connections.clear()
+
+    def _judge(self, step: Step, answer: str) -> None:
+        values: tuple[str, ...] = (answer,)
+        if step.expect is not None:
+            match = re.search(step.expect, answer, re.MULTILINE)
+            if match is None:
+                raise StepFailed(f"{describe(step)}: answered {_short(answer)!r}, which does not match {step.expect!r}")
+            if len(step.save) > 1 or (step.save and match.re.groups == 1):
+                values = tuple(group or "" for group in match.groups())
+        if step.unchanged is not None and answer != self.saved.get(step.unchanged):
+            raise StepFailed(
+                f"{describe(step)}: answered {_short(answer)!r}, but {_short(self.saved.get(step.unchanged, ''))!r} before"
+            )
+        for name, value in zip(step.save, values, strict=False):
+            plain, _, form = name.partition(":")
+            self.saved[plain] = bytes.fromhex(value).decode(errors="replace") if form == "hex" else value
+
+
+def choose(application: Application, version: int | None) -> Variant:
+    """The first variant that fits the server's version.
+
+    Raises HostUnfit if none does, or if the recipe needs a version and the server gave none.
+    """
+    for variant in application.variants:
+        if all(version is not None and _COMPARE[op](version, number) for op, number in variant.versions):
+            return variant
+    known = ", ".join(v.name for v in application.variants)
+    raise HostUnfit(f"{application.name}: no recipe for server version {version}; there are: {known}")
+
+
+def all_steps(application: Application) -> list[Step]:
+    """Every step that a hold may do, of all variants."""
+    return [
+        step for variant in application.variants for step in (*variant.quiesce, *variant.verify, *variant.release)
+    ] + list(application.recover)
+
+
+def describe(step: Step) -> str:
+    """A step in a few words: its statement, command or action."""
+    for key in ("send", "argv", "action"):
+        if key in step.do:
+            value = step.do[key]
+            return _short(" ".join(value) if isinstance(value, (list, tuple)) else str(value))
+    return step.mechanism
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= 200 else line[:197] + "..."
