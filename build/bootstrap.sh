@@ -25,17 +25,15 @@ has() { PATH="$PATH:/usr/sbin:/sbin" command -v "$1" >/dev/null 2>&1; }
 missing_packages() {
     "$PYTHON" -c 'import venv, ensurepip' 2>/dev/null || echo python3-venv
     if wants binary; then
+        # PyInstaller needs objdump and strip, and Python's shared library.
         has objdump || echo binutils
         "$PYTHON" - <<'EOF'
-import ctypes, sys, sysconfig
-name = sysconfig.get_config_var("INSTSONAME") or ""
-if not name.endswith(".a") and sysconfig.get_config_var("Py_ENABLE_SHARED"):
-    sys.exit()
-series = sysconfig.get_python_version()
+import ctypes, sysconfig
+# Debian's interpreter has the library linked in, and says of itself that it is shared.
 try:
-    ctypes.CDLL(f"libpython{series}.so.1.0", mode=0)
+    ctypes.CDLL(sysconfig.get_config_var("INSTSONAME"))
 except OSError:
-    print(f"libpython{series}")
+    print("libpython" + sysconfig.get_python_version())
 EOF
     fi
     if wants lint || wants test; then
