@@ -1,0 +1,182 @@
+"""From one policy to one application of the plan."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from app import mechanisms
+from app.compiler.patterns import count_groups
+from app.compiler.prove import build_prove
+from app.compiler.resolve import Resolver
+from app.compiler.steps import build_steps, saved_names
+from app.plan import Application, Level, Options, Step, Timing, Variant
+from app.policy import Policy
+from app.policy.findings import Findings
+from app.policy.locate import Key
+from app.policy.schema import mechanism_schema
+from app.policy.validation import check_part
+from app.policy.wording import nearest, show
+
+DEFAULT_TIMING = {"quiesce": 30, "retries": 2, "hold": 60, "release": 30}
+"""Seconds, and further attempts. Room in the framework's 1800 s and the extension's 60 s freeze."""
+
+_COMPARISON = re.compile(r"(>=|<=|==|!=|>|<)([0-9]+)")
+_RECIPE = ("quiesce", "verify", "release")
+
+
+def build_application(policy: Policy, findings: Findings) -> Application:
+    """The application that a policy describes; what is wrong with it goes to ``findings``.
+
+    After a finding the result serves only to check the rest (order, budget).
+    """
+    data = policy.data
+    tables = set(mechanisms.names())
+    variants: tuple[Variant, ...] = ()
+    recover: tuple[Step, ...] = ()
+    options: dict[str, Options] = {}
+    if not policy.broken & {*_RECIPE, "recover", "choose", *tables}:
+        variants = _variants(policy, findings)
+        saved = frozenset().union(*(saved_names((*v.quiesce, *v.verify, *v.release)) for v in variants))
+        recover = build_steps(data.get("recover", []), ("recover",), Resolver(policy, findings), saved)
+        options = _options(policy, variants, recover, findings)
+        _check_recipe(policy, variants, recover, findings)
+    quiesces = any(variant.quiesce for variant in variants)
+    level = Level[data["level"].upper()] if "level" in data else Level.APPLICATION if quiesces else Level.FILESYSTEM
+    if not policy.broken & {*_RECIPE, "recover", "choose", "level", *tables} and variants:
+        _check_level(policy, level, variants, findings)
+    timing = {**DEFAULT_TIMING, **data.get("timing", {})}
+    return Application(
+        name=policy.name,
+        lineage=policy.lineage,
+        summary=data.get("summary", ""),
+        proven=data.get("proven", "untried"),
+        required=data.get("required", True),
+        after=tuple(sorted(data.get("after", []))),
+        level=level,
+        timing=Timing(
+            quiesce=float(timing["quiesce"]),
+            retries=timing["retries"],
+            hold=float(timing["hold"]),
+            release=float(timing["release"]),
+        ),
+        mechanisms=options,
+        variants=variants,
+        recover=recover,
+        prove=build_prove(policy, findings),
+    )
+
+
+def _variants(policy: Policy, findings: Findings) -> tuple[Variant, ...]:
+    data, root = policy.data, policy.root
+    choose = data.get("choose", [])
+    if not choose:
+        return (_variant("default", "", data, (), policy, findings),)
+    for key in _RECIPE:
+        if data.get(key):
+            findings.add(
+                root, (key,), "stands beside choose, which has its own", "put it into choose, or write choose = []"
+            )
+    kept = []
+    for index, entry in enumerate(choose):
+        path: tuple[Key, ...] = ("choose", index)
+        variant = _variant(entry["name"], entry.get("version", ""), entry, path, policy, findings)
+        if _applies(entry.get("settings", {}), (*path, "settings"), policy, findings):
+            kept.append(variant)
+    if not kept and not policy.unsettled:
+        values = ", ".join(f"{name} = {show(value)}" for name, value in sorted(policy.settings.items()))
+        findings.add(root, ("choose",), "none of the recipes is for these settings", f"settings in force: {values}")
+    return tuple(kept)
+
+
+def _variant(
+    name: str, version: str, entry: Mapping[str, Any], path: tuple[Key, ...], policy: Policy, findings: Findings
+) -> Variant:
+    resolver = Resolver(policy, findings)
+    parts: dict[str, tuple[Step, ...]] = {}
+    saved: frozenset[str] = frozenset()
+    for key in _RECIPE:
+        parts[key] = build_steps(entry.get(key, []), (*path, key), resolver, saved)
+        saved |= saved_names(parts[key])
+    versions = tuple((operator, int(number)) for operator, number in _COMPARISON.findall(version))
+    return Variant(name, versions, parts["quiesce"], parts["verify"], parts["release"])
+
+
+def _applies(conditions: Mapping[str, Any], path: tuple[Key, ...], policy: Policy, findings: Findings) -> bool:
+    applies = True
+    for name, wanted in conditions.items():
+        if name not in policy.settings:
+            findings.add(policy.root, (*path, name), "is no declared setting", nearest(name, policy.settings))
+        elif policy.settings[name] != wanted or type(policy.settings[name]) is not type(wanted):
+            applies = False
+    return applies
+
+
+def _options(
+    policy: Policy, variants: tuple[Variant, ...], recover: tuple[Step, ...], findings: Findings
+) -> dict[str, Options]:
+    steps = [*recover, *(s for v in variants for s in (*v.quiesce, *v.verify, *v.release))]
+    used = {step.mechanism for step in steps}
+    tables = {name: policy.data[name] for name in mechanisms.names() if name in policy.data}
+    asks = {name for name, table in tables.items() if "version" in table}
+    versioned = next((i for i, v in enumerate(policy.data.get("choose", [])) if "version" in v), None)
+    if any(variant.versions for variant in variants):
+        used |= asks
+        if not asks:
+            findings.add(
+                policy.root,
+                ("choose", versioned if versioned is not None else 0, "version"),
+                "nothing asks the server for its version",
+                "set version in the mechanism's table, such as [session]",
+            )
+    resolver = Resolver(policy, findings)
+    resolved: dict[str, Options] = {}
+    for name in sorted({*tables, *used}):
+        schema = mechanism_schema(name)
+        found = resolver.value(tables.get(name, {}), schema, (name,))
+        if name in used:
+            resolved[name] = found
+            if not policy.unsettled:
+                check_part(schema, found, policy.root, (name,), findings)
+        count_groups(found.get("failed"), policy, (name, "failed"), findings)
+    return resolved
+
+
+def _check_recipe(
+    policy: Policy, variants: tuple[Variant, ...], recover: tuple[Step, ...], findings: Findings
+) -> None:
+    data = policy.data
+    lasting = {s.mechanism for v in variants for s in v.quiesce if outlives(s.mechanism)}
+    if lasting and not recover:
+        findings.add(
+            policy.root,
+            ("recover",),
+            f"is missing: what {' and '.join(sorted(lasting))} quiesces outlives whoever asked for it",
+            "say in [[recover]] what to run when the hold is lost",
+        )
+    for index, variant in enumerate(variants):
+        if variant.quiesce and not variant.release:
+            path: tuple[Key, ...] = ("choose", index, "release") if data.get("choose") else ("release",)
+            findings.add(policy.root, path, "is missing: what is quiesced must be released")
+
+
+def outlives(mechanism: str) -> bool:
+    """Whether what a mechanism quiesces stays so when its client dies."""
+    return bool(getattr(mechanisms.load(mechanism), "OUTLIVES", mechanism == "command"))
+
+
+def _check_level(policy: Policy, level: Level, variants: tuple[Variant, ...], findings: Findings) -> None:
+    if level is not Level.APPLICATION:
+        return
+    hint = "set level to what the recipe can give: filesystem or crash"
+    for variant in variants:
+        if not variant.quiesce:
+            findings.add(policy.root, ("level",), "is application, but nothing is quiesced", hint)
+        elif not any(step.proof for step in (*variant.verify, *variant.release)):
+            findings.add(
+                policy.root,
+                ("level",),
+                f"is application, but no step of verify or release proves the hold (recipe {variant.name!r})",
+                f"mark the step whose success proves it with proof = true, or {hint}",
+            )

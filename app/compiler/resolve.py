@@ -1,0 +1,105 @@
+"""Puts settings into the strings of a policy, with the schema at hand and every error noted."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+from app.policy import Policy
+from app.policy.findings import Findings
+from app.policy.locate import Key
+from app.policy.schema import Schema
+from app.template import PATTERN, STATEMENT, TemplateError, alone, is_sequence, substitute
+
+_MARK = "mark"
+
+_TYPED = frozenset({"send", "begin", "identity", "version", "quit", "mark"})
+"""Keys of a mechanism whose text is typed into a client: values must be quoted in it."""
+
+_PATTERNS = frozenset({"expect", "failed"})
+"""Keys whose text is a regular expression: values must be escaped in it."""
+
+_MARKED = frozenset({"mark", "failed"})
+"""Keys in which the run replaces ``{mark}``, and nothing else, by its own secret."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resolver:
+    """Resolves parts of one policy.
+
+    ``keep`` are the placeholders that the run fills; with any, results are templates (staged).
+    """
+
+    policy: Policy
+    findings: Findings
+    keep: frozenset[str] = frozenset()
+
+    def value(self, value: Any, schema: Schema, path: tuple[Key, ...]) -> Any:
+        """``value`` at ``path`` of the policy with all its strings resolved; ``schema`` is its strict one."""
+        if isinstance(value, dict):
+            return {
+                key: self.value(item, _below(schema, key), (*path, key))
+                for key, item in value.items()
+                if self._name(key, path)
+            }
+        if isinstance(value, list):
+            out: list[Any] = []
+            for index, item in enumerate(value):
+                resolved = self.value(item, schema.get("items", {}), (*path, index))
+                if isinstance(item, str) and isinstance(resolved, list):
+                    out.extend(resolved)
+                else:
+                    out.append(resolved)
+            return out
+        if not isinstance(value, str):
+            return value
+        name = alone(value)
+        if name is not None and name not in self.keep and name in self.policy.settings:
+            found = self.policy.settings[name]
+            if is_sequence(found):
+                staged = bool(self.keep)
+                return [_doubled(item) if staged else item for item in found]  # type: ignore[union-attr]
+            if isinstance(found, int) and not _allows_string(schema):
+                return found
+        return self.text(value, path)
+
+    def text(self, text: str, path: tuple[Key, ...]) -> str:
+        """One string resolved; the rules for it come from the key under which it stands."""
+        key = next((part for part in reversed(path) if isinstance(part, str)), "")
+        require: Collection[str] = frozenset()
+        if key in _TYPED:
+            require = STATEMENT
+        elif key in _PATTERNS:
+            require = PATTERN
+        try:
+            if key in _MARKED:
+                # The mark is letters, digits and dashes: it needs no quoting anywhere.
+                out = substitute(text, self.policy.settings, {_MARK}, require=require, exempt={_MARK})
+                return _doubled(out) if self.keep else out
+            return substitute(text, self.policy.settings, self.keep, staged=bool(self.keep), require=require)
+        except TemplateError as error:
+            self.findings.add(self.policy.root, path, error.message, error.hint)
+            return text
+
+    def _name(self, key: str, path: tuple[Key, ...]) -> bool:
+        if path and path[-1] == "environment" and (not key or "=" in key or not key.isprintable()):
+            self.findings.add(
+                self.policy.root, (*path, key), "is no name of an environment variable", "without = and blanks"
+            )
+            return False
+        return True
+
+
+def _doubled(text: str) -> str:
+    return text.replace("{", "{{").replace("}", "}}")
+
+
+def _below(schema: Schema, key: str) -> Schema:
+    found = schema.get("properties", {}).get(key, schema.get("additionalProperties"))
+    return found if isinstance(found, dict) else {}
+
+
+def _allows_string(schema: Schema) -> bool:
+    kind = schema.get("type", "string")
+    return "string" in ([kind] if isinstance(kind, str) else kind)

@@ -1,0 +1,72 @@
+"""From the steps of a recipe to the steps of the plan."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from app.compiler.patterns import count_groups
+from app.compiler.resolve import Resolver
+from app.plan import Step
+from app.policy.locate import Key
+from app.policy.schema import step_schema
+from app.policy.validation import check_part
+from app.policy.wording import nearest
+from app.template import TemplateError, fill
+
+COMMON = ("mechanism", "expect", "save", "unchanged", "proof")
+
+
+def build_steps(
+    entries: Sequence[Any], path: tuple[Key, ...], resolver: Resolver, saved: frozenset[str]
+) -> tuple[Step, ...]:
+    """The steps of one list at ``path``; ``saved`` are the names that earlier steps saved."""
+    steps: list[Step] = []
+    for index, entry in enumerate(entries):
+        step = _step(entry, (*path, index), resolver, saved | saved_names(steps))
+        steps.append(step)
+    return tuple(steps)
+
+
+def saved_names(steps: Iterable[Step]) -> frozenset[str]:
+    """The names under which steps save answers."""
+    return frozenset(name.removesuffix(":hex") for step in steps for name in step.save)
+
+
+def _step(entry: dict[str, Any], path: tuple[Key, ...], resolver: Resolver, saved: frozenset[str]) -> Step:
+    policy, findings = resolver.policy, resolver.findings
+    name = entry["mechanism"]
+    schema = step_schema(name)
+    own = {key: value for key, value in entry.items() if key not in COMMON}
+    do = resolver.value(own, schema, path)
+    if not policy.unsettled:
+        check_part(schema, do, policy.root, path, findings)
+    expect = resolver.text(entry["expect"], (*path, "expect")) if "expect" in entry else None
+    given = entry.get("save", [])
+    save = (given,) if isinstance(given, str) else tuple(given)
+    groups = _groups(expect, path, resolver)
+    if expect is None and len(save) > 1:
+        findings.add(
+            policy.root, (*path, "save"), f"{len(save)} names, but there is no expect with groups",
+            "one name saves the whole answer",
+        )
+    if groups is not None and len(save) > 1 and len(save) != groups:
+        findings.add(
+            policy.root, (*path, "save"), f"{len(save)} names for {groups} groups of expect",
+            "one name for the whole answer, or one for each group",
+        )
+    unchanged = entry.get("unchanged")
+    if unchanged is not None and unchanged not in saved:
+        findings.add(
+            policy.root, (*path, "unchanged"), f"{unchanged} was saved by no earlier step", nearest(unchanged, saved)
+        )
+    return Step(name, do, expect, save, unchanged, entry.get("proof", False))
+
+
+def _groups(expect: str | None, path: tuple[Key, ...], resolver: Resolver) -> int | None:
+    if expect is not None and resolver.keep:
+        try:
+            expect = fill(expect, dict.fromkeys(resolver.keep, "x"))
+        except TemplateError:
+            return None  # noted when the text was resolved
+    return count_groups(expect, resolver.policy, (*path, "expect"), resolver.findings)

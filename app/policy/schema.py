@@ -1,0 +1,316 @@
+"""The JSON Schema of a policy, put together from what mechanisms and providers publish.
+
+A mechanism or a provider is one file: its ``OPTIONS_SCHEMA`` and ``STEP_SCHEMA`` stand here under
+its name as soon as the file is there. Conditions are ``if``/``then`` on the name and never
+``oneOf``, so that an error names the one thing that is wrong.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from app import mechanisms, snapshot
+from app.policy.settings import TYPES
+
+Schema = dict[str, Any]
+
+NAME = r"^[a-z0-9](?:[a-z0-9-]{0,62}[a-z0-9])?$"
+SAVE = r"^[a-z_][a-z0-9_]*(?::hex)?$"
+PLACEHOLDER = r"^\{[a-z_][a-z0-9_]*\}$"
+VERSIONS = r"^(?:>=|<=|==|!=|>|<)[0-9]{1,12}(?: (?:>=|<=|==|!=|>|<)[0-9]{1,12})*$"
+_VARIABLE = r"^[^=\x00-\x20]+$"
+_FULL_PATH = r"^/(?:[^/\x00-\x1f]+(?:/[^/\x00-\x1f]+)*)?$"
+
+LARGEST_TIMEOUT = 1800
+"""Seconds: what the framework allows for a script, and we for a whole hold."""
+
+
+def policy_schema() -> Schema:
+    """What one policy file may say (draft 2020-12)."""
+    steps = {"type": "array", "items": {"$ref": "#/$defs/step"}}
+    tables = {name: _open(_options(name)) for name in mechanisms.names()}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "A stillframe policy",
+        "description": "How one application of a VM is made consistent for a snapshot.",
+        "type": "object",
+        "required": ["version", "name"],
+        "additionalProperties": False,
+        "properties": {
+            "version": {"type": "integer", "const": 1, "description": "version of this language"},
+            "name": _string("name of the application, unique on the VM", pattern=NAME),
+            "extends": _string("a shipped policy by name, or a relative path ending in .toml", minLength=1),
+            "summary": _string("one line for people"),
+            "proven": {
+                "enum": ["real server", "stand-in", "untried"],
+                "description": "how far the recipe was tried",
+            },
+            "level": {
+                "enum": ["crash", "filesystem", "application"],
+                "description": "the highest consistency level that the recipe can give",
+            },
+            "required": {
+                "type": "boolean",
+                "description": "false: its failure lowers the level and never fails the backup",
+            },
+            "after": _strings("applications that are quiesced before this one; release is the reverse", pattern=NAME),
+            "settings": _settings(),
+            "timing": _table(
+                "seconds",
+                quiesce=_seconds("one attempt to quiesce"),
+                retries=_integer("further attempts, made by us", 0, 100),
+                hold=_seconds("the dead-man deadline"),
+                release=_seconds("release"),
+            ),
+            "freeze": _freeze(),
+            "snapshot": _snapshot(),
+            "failure": _table(
+                "what a failed script means",
+                backup={
+                    "enum": ["continue", "fail"],
+                    "description": "fall back to a lower level, or fail the backup (continueBackupOnFailure)",
+                },
+            ),
+            "framework": _framework(),
+            **tables,
+            "quiesce": {**steps, "description": "steps that bring the application to rest"},
+            "verify": {**steps, "description": "steps that check that it still rests"},
+            "release": {**steps, "description": "steps that let it go on"},
+            "recover": {**steps, "description": "what to run when the hold is lost"},
+            "choose": {
+                "type": "array",
+                "description": "recipes by server version and settings, instead of quiesce, verify and release",
+                "items": _table(
+                    "one recipe",
+                    required=["name", "quiesce"],
+                    name=_string("for people", minLength=1),
+                    version=_string('comparisons that must all hold, such as ">=150000 <160000"', pattern=VERSIONS),
+                    settings={
+                        "type": "object",
+                        "additionalProperties": {"type": ["string", "integer", "boolean"]},
+                        "description": "values that settings must have",
+                    },
+                    quiesce=steps,
+                    verify=steps,
+                    release=steps,
+                ),
+            },
+            "prove": _prove(tables, steps),
+        },
+        "$defs": {"step": _step()},
+    }
+
+
+def mechanism_schema(name: str) -> Schema:
+    """What the resolved options of a mechanism must be."""
+    return _options(name)
+
+
+def step_schema(name: str) -> Schema:
+    """What the resolved own keys of a step must be."""
+    return {**_published(mechanisms.load(name).STEP_SCHEMA), "additionalProperties": False}
+
+
+def provider_schema(name: str) -> Schema:
+    """What the resolved options of a provider must be; anything for a name that the schema refuses."""
+    if name not in snapshot.names():
+        return {"type": "object"}
+    return {"type": "object", **_published(snapshot.load(name).OPTIONS_SCHEMA), "additionalProperties": False}
+
+
+@functools.cache
+def _options(name: str) -> Schema:
+    return {"type": "object", **_published(mechanisms.load(name).OPTIONS_SCHEMA), "additionalProperties": False}
+
+
+def _published(schema: object) -> Schema:
+    assert isinstance(schema, dict)
+    return dict(schema)
+
+
+def _open(schema: Schema) -> Schema:
+    """A schema as a policy file may write it: parts may come from elsewhere, values from settings."""
+    out = {key: value for key, value in schema.items() if key != "required"}
+    return _loose(out)
+
+
+def _loose(schema: Schema) -> Schema:
+    """Wherever no string is allowed, allow one placeholder that gives the value."""
+    out: Schema = dict(schema)
+    if "properties" in out:
+        out["properties"] = {key: _loose(value) for key, value in out["properties"].items()}
+    for key in ("items", "additionalProperties"):
+        if isinstance(out.get(key), dict):
+            out[key] = _loose(out[key])
+    kind = out.get("type")
+    kinds = [kind] if isinstance(kind, str) else list(kind or ())
+    if kinds and "string" not in kinds and "object" not in kinds:
+        out["type"] = [*kinds, "string"]
+        out["pattern"] = PLACEHOLDER
+    return out
+
+
+def _step() -> Schema:
+    common = {
+        "mechanism": {"enum": mechanisms.names(), "description": "how the application is reached"},
+        "expect": _string("regular expression that the answer must match"),
+        "save": {
+            "type": ["string", "array"],
+            "pattern": SAVE,
+            "items": {"type": "string", "pattern": SAVE},
+            "minItems": 1,
+            "uniqueItems": True,
+            "description": "names under which the answer, or each group of expect, stands in the report",
+        },
+        "unchanged": _string("a saved name: this answer must equal it", pattern=r"^[a-z_][a-z0-9_]*$"),
+        "proof": {"type": "boolean", "description": "success of this step proves that the hold was unbroken"},
+    }
+    branches = []
+    for name in mechanisms.names():
+        own = _loose(step_schema(name))
+        branches.append(
+            {
+                "if": {"properties": {"mechanism": {"const": name}}, "required": ["mechanism"]},
+                "then": {**own, "properties": {**dict.fromkeys(common, True), **own["properties"]}},
+            }
+        )
+    return {"type": "object", "required": ["mechanism"], "properties": common, "allOf": branches}
+
+
+def _snapshot() -> Schema:
+    branches = []
+    for name in snapshot.names():
+        own = _open(provider_schema(name))
+        branches.append(
+            {
+                "if": {"properties": {"provider": {"const": name}}, "required": ["provider"]},
+                "then": {**own, "properties": {"provider": True, **own.get("properties", {})}},
+            }
+        )
+    return {
+        "type": "object",
+        "description": "who takes the snapshot in app run, with its own keys",
+        "properties": {"provider": {"enum": snapshot.names(), "description": "name of the provider"}},
+        "allOf": branches,
+    }
+
+
+def _settings() -> Schema:
+    scalar = ["string", "integer", "boolean"]
+    return {
+        "type": "object",
+        "description": "values of declared settings; a table declares one",
+        "propertyNames": {"pattern": r"^[a-z][a-z0-9_]*$"},
+        "additionalProperties": {
+            "type": [*scalar, "array", "object"],
+            "items": {"type": "string"},
+            "additionalProperties": False,
+            "properties": {
+                "type": {"enum": list(TYPES), "description": "kind of value"},
+                "default": {"type": [*scalar, "array"], "items": {"type": "string"}},
+                "choices": {"type": "array", "items": {"type": scalar}, "minItems": 1},
+                "minimum": {"type": "integer"},
+                "maximum": {"type": "integer"},
+                "pattern": _string("regular expression that the whole value must match"),
+                "help": _string("one line for people"),
+                "secret": {"type": "boolean", "description": "the file named by this path holds a secret"},
+            },
+        },
+    }
+
+
+def _freeze() -> Schema:
+    return _table(
+        "filesystems",
+        enabled={"type": "boolean", "description": "fsFreezeEnabled"},
+        mounts={
+            "type": ["string", "array"],
+            "pattern": "^auto$",
+            "items": {"type": "string", "pattern": _FULL_PATH},
+            "minItems": 1,
+            "uniqueItems": True,
+            "description": '"auto", or the mount points to freeze',
+        },
+        skip={
+            **_strings("mount points that are not frozen (MountsToSkip)", pattern=r"^/[^,;%#\x00-\x1f]*$"),
+            "uniqueItems": True,
+        },
+        timeout=_integer("longest freeze, seconds (timeout in vmbackup.conf)", 1, LARGEST_TIMEOUT),
+        wait=_integer("SafeFreezeWaitInSeconds in vmbackup.conf", 1, LARGEST_TIMEOUT),
+    )
+
+
+def _framework() -> Schema:
+    location = {"pattern": r"^/[^\x00-\x1f]*[^/\x00-\x1f]$"}
+    return _table(
+        "the Azure Backup script framework",
+        plugin_name={"type": "string", "const": "ScriptRunner", "description": "pluginName"},
+        timeout_seconds=_integer("timeoutInSeconds, for each script; absent: computed", 1, LARGEST_TIMEOUT),
+        poll_seconds=_integer("ScriptsExecutionPollTimeSeconds", 1, 5),
+        pre_location=_string("preScriptLocation: where the pre-script is written", **location),
+        post_location=_string("postScriptLocation: where the post-script is written", **location),
+        pre_params=_strings("preScriptParams", pattern=r"^[^\x00-\x1f\x7f]*$"),
+        post_params=_strings("postScriptParams", pattern=r"^[^\x00-\x1f\x7f]*$"),
+        pre_retries=_integer("preScriptNoOfRetries (the extension makes none)", 0, 100),
+        post_retries=_integer("postScriptNoOfRetries (the extension makes none)", 0, 100),
+        app_name=_string("appName, telemetry only", pattern=r"^[^\x00-\x1f\x7f]{1,128}$"),
+        sequential_snapshot={"type": "boolean", "description": "seqsnapshot in vmbackup.conf"},
+        on_app_failure_do_fs_freeze={"type": "boolean", "description": "OnAppFailureDoFsFreeze in vmbackup.conf"},
+        on_app_success_do_fs_freeze={"type": "boolean", "description": "OnAppSuccessDoFsFreeze in vmbackup.conf"},
+    )
+
+
+def _prove(tables: dict[str, Schema], steps: Schema) -> Schema:
+    return _table(
+        "how to start the application on a restored copy and check it",
+        user=_string("who owns the processes; empty: whoever owns the data"),
+        facts={
+            "type": "object",
+            "propertyNames": {"pattern": r"^[a-z][a-z0-9_]*$"},
+            "additionalProperties": {
+                "type": "array", "items": {"type": "string"}, "minItems": 2, "maxItems": 2,
+            },
+            "description": "name = [file below the data folder, regular expression]",
+        },
+        path=_strings("folders in which programs are looked for"),
+        files={
+            "type": "object",
+            "propertyNames": {"pattern": r"^[A-Za-z0-9_][A-Za-z0-9._-]*$"},
+            "additionalProperties": {"type": "string"},
+            "description": "files written into the scratch folder",
+        },
+        start=_strings("argv of a server in the foreground"),
+        stop_signal={"enum": ["HUP", "INT", "KILL", "QUIT", "TERM", "USR1", "USR2"], "description": "ends the server"},
+        start_seconds=_seconds("longest start", 86400),
+        stop_seconds=_seconds("longest end", 86400),
+        **tables,
+        engine={**steps, "description": "the engine's own checks"},
+        check={**steps, "description": "the operator's checks"},
+    )
+
+
+def _table(description: str, *, required: list[str] | None = None, **properties: Schema) -> Schema:
+    schema: Schema = {
+        "type": "object",
+        "description": description,
+        "additionalProperties": False,
+        "properties": properties,
+    }
+    return {**schema, "required": required} if required else schema
+
+
+def _string(description: str, **more: Any) -> Schema:
+    return {"type": "string", **more, "description": description}
+
+
+def _strings(description: str, **item: Any) -> Schema:
+    return {"type": "array", "items": {"type": "string", **item}, "description": description}
+
+
+def _integer(description: str, low: int, high: int) -> Schema:
+    return {"type": "integer", "minimum": low, "maximum": high, "description": description}
+
+
+def _seconds(description: str, high: int = LARGEST_TIMEOUT) -> Schema:
+    return {"type": "number", "exclusiveMinimum": 0, "maximum": high, "description": description}
