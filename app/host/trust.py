@@ -48,7 +48,8 @@ class Flaw:
     """One reason not to trust a path: the component at fault, what is wrong, and what repairs it.
 
     ``kind`` is one of this module's words (``MISSING`` to ``UNREADABLE``). ``own``: the fault is
-    the last component's and not that of a folder or link on the way.
+    the last component's and not that of a folder or link on the way. ``found``: its permission
+    bits, where those are the fault.
     """
 
     path: str
@@ -56,6 +57,7 @@ class Flaw:
     message: str
     repair: str
     own: bool
+    found: int | None = None
 
     def error(self) -> HostUnfit:
         """The same as an exception."""
@@ -242,8 +244,10 @@ class _Walk:
         parts = [entry[1] for entry in self.stack[1:]]
         return self.prefix + "/" + "/".join([*parts, name] if name else parts)
 
-    def _flaw(self, path: str, kind: str, message: str, repair: str, own: bool) -> None:
-        self.flaws.append(Flaw(path, kind, message, repair, own))
+    def _flaw(
+        self, path: str, kind: str, message: str, repair: str, own: bool, found: int | None = None
+    ) -> None:
+        self.flaws.append(Flaw(path, kind, message, repair, own, found))
 
     def _look(self, name: str, here: str, own: bool) -> os.stat_result | None:
         parent, _, parent_state = self.stack[-1]
@@ -354,7 +358,8 @@ class _Walk:
         if mode is not None:
             if stat.S_IMODE(state.st_mode) != mode:
                 wrong = f"mode {_octal(state)}, want {mode:o}"
-                self._flaw(here, MODE, wrong, f"chmod {mode:o} {_q(here)}", own=True)
+                bits = stat.S_IMODE(state.st_mode)
+                self._flaw(here, MODE, wrong, f"chmod {mode:o} {_q(here)}", own=True, found=bits)
         elif _writable(state):
             wrong = f"others may write it (owner {state.st_uid}, mode {_octal(state)})"
             self._flaw(here, WRITABLE, wrong, f"chmod go-w {_q(here)}", own=True)
