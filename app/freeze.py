@@ -103,6 +103,8 @@ class Freezer:
             raise FreezeFailed("only root can freeze filesystems")
         for depth in sorted({t.mount.depth for t in self.targets}, reverse=True):
             group = [t for t in self.targets if t.mount.depth == depth]
+            if self._given_up:
+                raise FreezeFailed("the hold ended meanwhile")
             for target in group:
                 target.state = "freezing"
                 self._note("freezing", mount=target.mount.path, device=target.mount.device)

@@ -13,6 +13,7 @@ import socket
 import time
 from typing import Any
 
+from app.aftermath import undo
 from app.errors import StillframeError
 from app.journal import Journal
 from app.mechanisms import Abandoned, StepFailed, Waiter
@@ -165,18 +166,8 @@ class Keeper:
         """End the sessions, which releases what dies with them, and run ``recover`` for the rest."""
         self._recipe.kill()
         touched, self._touched, self._held = self._touched, False, False
-        fresh = Recipe(self._application.mechanisms, Waiter(), self._register)
-        try:
-            if touched and self._application.recover:
-                fresh.connect(self._application.recover, deadline)
-                fresh.perform(self._application.recover, deadline)
-            if touched:
-                self._note("undone")
-        except (StepFailed, StillframeError, OSError) as error:
+        if touched and not undo(self._application, self._journal, deadline):
             self._touched = True
-            self._note("undo_failed", reason=str(error))
-        finally:
-            fresh.kill()
         self._recipe = self._new_recipe()
         self._variant = None
 

@@ -53,7 +53,7 @@ def build(plan: Plan, events: Sequence[Event]) -> Report:
         "applications": applications,
         "filesystems": filesystems,
         "stuck": stuck,
-        "framework_error": _framework_error(begin, events, broken),
+        "framework_error": _framework_error(begin, events, broken, applications),
         "seconds": round(float(events[-1]["t"]) - zero, 6) if events else 0.0,
         "timeline": _timeline(events, zero),
     }
@@ -233,15 +233,17 @@ def _own_level(plan: Plan, name: str, base: Level) -> Level:
     return application.level if application.has_steps else Level.APPLICATION
 
 
-def _framework_error(begin: Event, events: Sequence[Event], broken: Sequence[str]) -> dict[str, Any] | None:
+def _framework_error(
+    begin: Event, events: Sequence[Event], broken: Sequence[str], applications: Sequence[dict[str, Any]]
+) -> dict[str, Any] | None:
     """The error that the extension shows for this outcome, by its published name."""
     if begin.get("kind") != "pre":
         return None
     detached = any(e["event"] == "detached" for e in events)
     if not detached:
-        late = any("time" in reason for reason in broken)
-        name = "Pre-ScriptTimeout" if late and not any(e["event"] == "end" for e in events) else "Pre-ScriptExecutionFailed"
-    elif broken or any(e["event"] in ("lost", "not_verified", "release_failed") for e in events):
+        # A pre-script of ours gives up before the extension's timeout, so it never is Pre-ScriptTimeout.
+        name = "Pre-ScriptExecutionFailed"
+    elif broken or any(a["required"] and not a["held"] for a in applications):
         name = "Post-ScriptExecutionFailed"
     else:
         return None

@@ -8,22 +8,50 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import select
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, Protocol
 
+from app.errors import SnapshotFailed
+from app.mechanisms import Waiter
 from app.plan import Level
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Context:
-    """What a provider may know. ``deadline``: CLOCK_MONOTONIC seconds at which ``take`` must be over."""
+    """What a provider may know and do.
+
+    ``name``: the snapshot's name, safe as a file name. ``mounts``: the frozen mount points.
+    ``deadline``: CLOCK_MONOTONIC seconds at which ``take`` must be over. ``asker``: a descriptor that
+    becomes readable when the hold breaks. ``register``: tells the hold of a process that must not
+    outlive it.
+    """
 
     name: str
     mounts: tuple[str, ...]
-    deadline: float
-    broken: Callable[[], bool]
+    deadline: float = float("inf")
+    asker: int | None = None
+    register: Callable[[int], None] = lambda pid: None
+
+    @property
+    def waiter(self) -> Waiter:
+        """Waits that end when the hold breaks."""
+        return Waiter(self.asker)
+
+    def until(self, seconds: float) -> float:
+        """The time ``seconds`` from now, but never after the deadline."""
+        return min(self.deadline, time.monotonic() + seconds)
+
+    def pause(self, seconds: float) -> None:
+        """Sleep. Raises SnapshotFailed as soon as the hold breaks."""
+        poll = select.poll()
+        if self.asker is not None:
+            poll.register(self.asker, select.POLLIN)
+        if poll.poll(max(0.0, self.until(seconds) - time.monotonic()) * 1000):
+            raise SnapshotFailed("the hold was lost")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,83 @@
+"""What is done once a hold is over, by whoever survives: undo what is left, report, tidy up."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from app import control, history, journal, report
+from app.errors import Exit, StillframeError
+from app.journal import Journal
+from app.mechanisms import StepFailed, Waiter
+from app.paths import Paths
+from app.plan import Application, Plan
+from app.recipe import Recipe
+
+
+def undo(application: Application, notes: Journal, deadline: float) -> bool:
+    """Run ``recover`` of an application whose session is gone; False (and noted) if that fails."""
+    recipe = Recipe(application.mechanisms, Waiter(), lambda pid: None)
+    try:
+        recipe.connect(application.recover, deadline)
+        recipe.perform(application.recover, deadline)
+    except (StepFailed, StillframeError, OSError) as error:
+        notes.note("undo_failed", app=application.name, reason=str(error))
+        return False
+    finally:
+        recipe.kill()
+    notes.note("undone", app=application.name)
+    return True
+
+
+class Aftermath:
+    """The end of the hold whose journal this is."""
+
+    def __init__(self, plan: Plan, notes: Journal, paths: Paths) -> None:
+        self._plan = plan
+        self._notes = notes
+        self._paths = paths
+
+    def conclude(self, reason: str) -> None:
+        """For the watchdog and for ``recover``: everything is thawed; release, report, tidy up."""
+        self._notes.note("broken", reason=reason)
+        left = set(journal.quiesced_applications(journal.read(self._paths.journal)))
+        for application in reversed(self._plan.applications):
+            if application.name in left:
+                undo(application, self._notes, time.monotonic() + application.timing.release)
+        self._notes.note("end")
+        self.write()
+        self.clear()
+
+    def report(self) -> report.Report:
+        """The report as the journal stands now."""
+        return report.build(self._plan, journal.read(self._paths.journal))
+
+    def verdict(self) -> tuple[int, str]:
+        """Exit status and words for the post-script."""
+        found = self.report()
+        return post_status(found), f"{found['achieved']}: {'; '.join(found['because']) or 'held without a break'}"
+
+    def write(self) -> None:
+        """Keep the report. Never raises: a full disk must not change what was achieved."""
+        try:
+            number = history.save(self._paths, self.report())
+            self._notes.note("reported", number=number)
+        except OSError as error:
+            self._notes.note("not_reported", reason=str(error))
+
+    def clear(self) -> None:
+        """Remove what only a hold in progress needs; kept if something is still not released."""
+        control.remove(self._paths)
+        if not journal.quiesced_applications(journal.read(self._paths.journal)):
+            try:
+                os.unlink(self._paths.outstanding)
+            except FileNotFoundError:
+                pass
+
+
+def post_status(found: report.Report) -> int:
+    """Exit status of the post-script: an optional application's failure never fails the backup."""
+    if found["stuck"]:
+        return int(Exit.STUCK)
+    lost = any(a["required"] and not a["held"] for a in found["applications"])
+    return int(Exit.DIFFERS if lost or found["framework_error"] else Exit.DONE)

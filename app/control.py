@@ -1,0 +1,58 @@
+"""How the post-script, a shell script, tells the holder to release: two FIFOs in our private folder.
+
+The script opens ``answer``, writes ``release`` to ``control`` and reads one line: an exit status
+and words for its log. Only the holder keeps ``answer`` open for writing, so that the script's read
+ends the moment the holder dies.
+"""
+
+from __future__ import annotations
+
+import os
+
+from app.paths import Paths
+
+
+class Server:
+    """The holder's end."""
+
+    def __init__(self, paths: Paths) -> None:
+        self._paths = paths
+        for path in (paths.control, paths.answer):
+            _remove(path)
+            os.mkfifo(path, 0o600)
+        self.descriptor = os.open(paths.control, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        self._answer = os.open(paths.answer, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def receive(self) -> set[str]:
+        """The words that were written since the last call."""
+        try:
+            return set(os.read(self.descriptor, 4096).decode(errors="replace").split())
+        except BlockingIOError:
+            return set()
+
+    def answer(self, status: int, words: str) -> None:
+        """One line for whoever reads; kept by the kernel for a reader that has opened already."""
+        line = f"{status} {' '.join(words.split())}\n"
+        try:
+            os.write(self._answer, line.encode()[:4000])
+        except OSError:
+            pass
+
+    def close(self) -> None:
+        """Remove the FIFOs, then close them: who comes later finds none and asks the binary."""
+        remove(self._paths)
+        os.close(self.descriptor)
+        os.close(self._answer)
+
+
+def remove(paths: Paths) -> None:
+    """Remove FIFOs that a dead holder may have left."""
+    _remove(paths.control)
+    _remove(paths.answer)
+
+
+def _remove(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass

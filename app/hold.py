@@ -1,0 +1,244 @@
+"""Starting a hold and steering it: the client's side of the holder."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import secrets
+import select
+import socket
+import time
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from typing import Any
+
+from app import __version__, control, history, journal, mechanisms
+from app.aftermath import Aftermath
+from app.errors import Busy, HostUnfit
+from app.freeze import Target
+from app.holder import Holder
+from app.host.fork import Child, fork_child, keep_in_children, reap
+from app.host.mounts import Mount, open_mount
+from app.journal import Journal
+from app.paths import Paths
+from app.plan import Plan
+
+WATCHDOG_SECONDS = 8.0
+"""How long the client waits for the watchdog to tidy up after a holder that died."""
+
+
+def prepare_folders(paths: Paths) -> None:
+    """Make our folders, ours alone. Raises HostUnfit if they are somebody else's."""
+    for folder in (paths.run, paths.lib, paths.log):
+        try:
+            os.makedirs(folder, mode=0o700, exist_ok=True)
+            status = os.lstat(folder)
+            if status.st_uid != os.geteuid() or status.st_mode & 0o022:
+                raise HostUnfit(f"{folder}: must be owned by whoever runs app and writable by nobody else")
+            os.chmod(folder, 0o700)
+        except OSError as error:
+            raise HostUnfit(
+                f"{folder}: {error.strerror}",
+                "run as root, or set STILLFRAME_PREFIX to a folder of your own",
+            ) from error
+
+
+def take_lock(paths: Paths) -> int:
+    """The lock of this VM's one hold, kept by every process of it. Raises Busy (exit 5)."""
+    descriptor = os.open(paths.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise Busy("another hold is running on this machine", "app status says whose, and until when") from None
+    return descriptor
+
+
+def open_targets(mounts: Sequence[Mount]) -> list[Target]:
+    """Open every filesystem to freeze, before the hold. Raises HostUnfit."""
+    return [Target(mount, open_mount(mount)) for mount in mounts]
+
+
+class Hold:
+    """A hold that this process started; it ends with this process, unless it is detached."""
+
+    def __init__(self, holder: Child, plan: Plan, paths: Paths, notes: Journal) -> None:
+        self._holder = holder
+        self._plan = plan
+        self._paths = paths
+        self._died = False
+        self.notes = notes
+        self.broken = ""
+
+    def quiesce(self) -> bool:
+        """Connect to and quiesce every application; False if a required one could not be held."""
+        return bool(self._ask("hold").get("held"))
+
+    def freeze(self) -> dict[str, Any]:
+        """Freeze; keys ``frozen``, and where it failed ``reason``, ``busy``, ``hung``."""
+        return self._ask("freeze")
+
+    def thaw(self) -> list[str]:
+        """Thaw; the mount points that could not be thawed."""
+        stuck: list[str] = self._ask("thaw").get("stuck", [])
+        return stuck
+
+    def release(self) -> None:
+        """Prove, release, and see the holder end."""
+        self._ask("release")
+        self._settle()
+
+    def detach(self) -> bool:
+        """Leave the hold to the post-script. False if it was broken meanwhile."""
+        return bool(self._ask("detach").get("detached"))
+
+    def is_broken(self) -> bool:
+        """Whether the hold has been lost since the last order, without waiting."""
+        poll = select.poll()
+        poll.register(self._holder.channel.fileno(), select.POLLIN)
+        if not self.broken and poll.poll(0):
+            self._receive()
+        return bool(self.broken)
+
+    def _ask(self, order: str) -> dict[str, Any]:
+        if self._died:
+            return {}
+        try:
+            self._holder.channel.send(json.dumps({"do": order}).encode())
+        except OSError:
+            self._lost()
+            return {}
+        return self._receive()
+
+    def _receive(self) -> dict[str, Any]:
+        try:
+            data = self._holder.channel.recv(1 << 20)
+        except OSError:
+            data = b""
+        if not data:
+            self._lost()
+            return {}
+        reply: dict[str, Any] = json.loads(data)
+        self.broken = reply.get("broken") or self.broken
+        if reply.get("released") and "stuck" in reply:
+            self._settle()
+        return reply
+
+    def _lost(self) -> None:
+        """The holder died: its watchdog undoes everything and then lets go of the lock."""
+        self.broken = self.broken or "the holder died"
+        self._settle()
+
+    def _settle(self) -> None:
+        if self._died:
+            return
+        self._died = True
+        reap(self._holder.pid, WATCHDOG_SECONDS)
+        end = time.monotonic() + WATCHDOG_SECONDS
+        while not journal.ended(journal.read(self._paths.journal)) and time.monotonic() < end:
+            time.sleep(0.01)
+
+
+def start(
+    plan: Plan, kind: str, *, paths: Paths, targets: Sequence[Target], give_up_at: float, sync_only: bool, **facts: Any
+) -> Hold:
+    """Fork a holder for ``plan``; nothing is quiesced yet. The caller holds the lock (take_lock).
+
+    ``kind``: "pre" (the post-script will end it) or "run". ``sync_only``: the targets are written
+    back, not frozen. ``facts`` go into the journal's first event. Raises HostUnfit.
+    """
+    for application in plan.applications:
+        for name in _mechanisms(application):
+            mechanisms.load(name)  # nothing is imported during the hold
+    notes = Journal(paths.journal, fresh=True)
+    notes.note(
+        "begin",
+        hold=secrets.token_hex(8),
+        kind=kind,
+        pid=os.getpid(),
+        wall=datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
+        plan=plan.digest(),
+        version=__version__,
+        requested=plan.requested.word,
+        provider=plan.snapshot.provider,
+        **facts,
+    )
+    _remember(plan, paths)
+    control.remove(paths)
+
+    def body(channel: socket.socket) -> None:
+        Holder(plan, kind, channel, notes, paths, targets, give_up_at, sync_only).run()
+
+    also = [notes.descriptor, *(t.descriptor for t in targets)]
+    return Hold(fork_child(body, session=True, also_keep=also), plan, paths, notes)
+
+
+def _mechanisms(application: Any) -> list[str]:
+    steps = [s for v in application.variants for s in (*v.quiesce, *v.verify, *v.release)]
+    return sorted({s.mechanism for s in (*steps, *application.recover)})
+
+
+def _remember(plan: Plan, paths: Paths) -> None:
+    """Write down, where it survives a reboot, what must be released if we are lost."""
+    if any(a.recover for a in plan.applications):
+        temporary = f"{paths.outstanding}.new"
+        history.write_private(temporary, plan.to_json())
+        os.rename(temporary, paths.outstanding)
+        folder = os.open(paths.lib, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        os.fsync(folder)
+        os.close(folder)
+
+
+def recover(paths: Paths, plan: Plan | None) -> dict[str, Any] | None:
+    """Thaw and release what a hold that died left behind; None if nothing was. Caller has the lock."""
+    events = journal.read(paths.journal)
+    remembered = _remembered(paths)
+    if journal.ended(events) and remembered is None and not journal.frozen_mounts(events):
+        return None
+    subject = remembered or plan
+    notes = Journal(paths.journal)
+    if journal.ended(events):
+        # A reboot, or an earlier recover that failed: the journal no longer says what is quiesced.
+        subject = remembered or subject
+        for application in subject.applications if subject else ():
+            if application.recover:
+                notes.note("quiescing", app=application.name, attempt=0)
+    thawed = thaw_journal(paths, notes)
+    if subject is None:
+        notes.note("broken", reason="every process of the hold died")
+        notes.note("end")
+        control.remove(paths)
+        return {"thawed": thawed, "released": [], "left": []}
+    before = journal.quiesced_applications(journal.read(paths.journal))
+    Aftermath(subject, notes, paths).conclude("every process of the hold died")
+    after = journal.quiesced_applications(journal.read(paths.journal))
+    return {"thawed": thawed, "released": [n for n in before if n not in after], "left": after}
+
+
+def _remembered(paths: Paths) -> Plan | None:
+    from app.host import trust
+
+    if not os.path.lexists(paths.outstanding):
+        return None
+    return Plan.from_json(trust.read_trusted(paths.outstanding, mode=0o600).decode(), paths.outstanding)
+
+
+def thaw_journal(paths: Paths, notes: Journal) -> list[str]:
+    """Thaw the mounts that the journal says we froze; returns those that were frozen."""
+    from app.freeze import thaw_descriptor
+
+    thawed = []
+    for path in journal.frozen_mounts(journal.read(paths.journal)):
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            state = thaw_descriptor(descriptor)
+        finally:
+            os.close(descriptor)
+        if state in ("thawed", "not frozen"):
+            notes.note("thawed", mount=path, by="recover")
+        else:
+            notes.note("thaw_failed", mount=path, reason=state)
+        if state == "thawed":
+            thawed.append(path)
+    return thawed
