@@ -53,9 +53,14 @@ class Ledger:
 
     def longest_stall(self, start: float = 0.0, end: float = float("inf")) -> float:
         """Longest time between two acknowledgements of which any part lies between start and end."""
-        times = [entry.acknowledged for entry in self.entries]
-        gaps = ((a, b) for a, b in itertools.pairwise(times) if b > start and a < end)
-        return max((b - a for a, b in gaps), default=0.0)
+        gaps = (b.acknowledged - a.acknowledged for a, b in self.pairs(start, end))
+        return max(gaps, default=0.0)
+
+    def pairs(self, since: float = 0.0, until: float = float("inf")) -> Iterator[tuple[Entry, Entry]]:
+        """Each two commits that follow each other, of which any part lies between since and until."""
+        for a, b in itertools.pairwise(self.entries):
+            if b.acknowledged > since and a.acknowledged < until:
+                yield a, b
 
     def missing_from(self, found: set[int], before: float) -> set[int]:
         """Commits acknowledged before ``before`` that are not among those ``found`` in a copy."""

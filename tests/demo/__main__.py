@@ -1,0 +1,236 @@
+"""The demo: a database under constant writes, a cycle, and the proof on the snapshot.
+
+python -m tests.demo dist/app
+
+As root: on a scratch btrfs volume, snapshotted by btrfs itself, and on a scratch ext4 volume, frozen
+while a command copies its image. Without root: in a plain folder, held but not frozen, copied by a
+command. Exit status 0 only if every scene reached its level and lost no acknowledged commit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests import ledger, scratch
+
+
+class DemoFailed(Exception):
+    """A command or a check did not give what it must."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Where a scene plays: the binary, a private folder on tmpfs for policies and ledgers, and its prefix."""
+
+    binary: Path
+    folder: Path
+
+    def app(self, *arguments: str | Path, show: str = "all") -> str:
+        """Run ``app``, show its output (``all``, its first lines, or ``none``) and give it back."""
+        return self.run(self.binary, *arguments, show=show)
+
+    def run(self, *argv: str | Path, show: str = "all") -> str:
+        """Run a command and show it. Raises DemoFailed unless it ends with 0."""
+        words = ["app" if word == self.binary else str(word) for word in argv]
+        print(f"\n$ {' '.join(words)}", flush=True)
+        environ = {**os.environ, "STILLFRAME_PREFIX": str(self.folder / "prefix")}
+        done = subprocess.run(
+            list(map(str, argv)),
+            env=environ,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        lines = (done.stdout + done.stderr).rstrip().splitlines()
+        shown = lines if show == "all" or done.returncode else lines[: int(show)]
+        for line in shown:
+            print(f"  {line}".rstrip())
+        if len(shown) < len(lines):
+            print(f"  ... ({len(lines) - len(shown)} more lines)")
+        if done.returncode:
+            raise DemoFailed(f"{' '.join(words)} ended with {done.returncode}")
+        return done.stdout
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """One way to take a snapshot: what goes into ``[snapshot]`` and ``[freeze]``, and what must come out."""
+
+    title: str
+    volume: Path
+    snapshot: str
+    freeze: str
+    level: str
+
+
+def policy_for(stage: Stage, scene: Scene, database: Path) -> Path:
+    """The operator's policy of this scene: what differs from the shipped one, and no more."""
+    path = stage.folder / "orders.toml"
+    text = (
+        f'version = 1\nname = "orders"\nextends = "sqlite"\n\n'
+        f"[settings]\ndatabases = [{json.dumps(str(database))}]\n\n"
+        f"[freeze]\n{scene.freeze}\n\n[snapshot]\n{scene.snapshot}\n"
+    )
+    path.write_text(text, encoding="utf-8")
+    print(f"\n$ cat {path}")
+    for line in text.splitlines():
+        print(f"  {line}".rstrip())
+    return path
+
+
+def play(stage: Stage, scene: Scene) -> tuple[dict[str, Any], ledger.Ledger, float, Path]:
+    """Everything up to the snapshot: the report, the writer's ledger, when the run began, the policy."""
+    print(f"\n=== {scene.title}")
+    database = scene.volume / "orders.db"
+    with ledger.Writer("sqlite", str(database), notes=stage.folder / "ledger") as writer:
+        policy = policy_for(stage, scene, database)
+        stage.app("validate", policy)
+        stage.app("compile", policy, "--out", stage.folder / "azure")
+        stage.app("explain", policy, show="24")
+        writer.wait_for(200)
+        begun = time.monotonic()
+        stage.app("run", policy)
+        writer.wait_for(200)
+        report: dict[str, Any] = json.loads(stage.app("report", "--json", show="0"))
+        return report, writer.ledger, begun, policy
+
+
+def judge(
+    stage: Stage,
+    scene: Scene,
+    played: tuple[dict[str, Any], ledger.Ledger, float, Path],
+    copy: Path,
+) -> None:
+    """Prove the copy, and hold it against the ledger. Raises DemoFailed."""
+    report, noted, begun, policy = played
+    stage.app("prove", policy, "--data", copy)
+    found = ledger.committed_sqlite(copy / "orders.db")
+    # Writers stood still from the last commit before the hold: that one must be there, too.
+    stall, last = max((b.acknowledged - a.acknowledged, a.acknowledged) for a, b in noted.pairs(since=begun))
+    held = max(a["held_seconds"] for a in report["applications"])
+    frozen = max((f["held_seconds"] for f in report["filesystems"]), default=0.0)
+    missing = noted.missing_from(found, before=last + 1e-9)
+    print(f"\n  level asked for     {report['requested']}")
+    print(f"  level reached       {report['achieved']}")
+    print(f"  application held    {held * 1000:.0f} ms (by the report)")
+    print(
+        f"  filesystem frozen   {frozen * 1000:.0f} ms (by the report)"
+        if frozen
+        else "  filesystem frozen   no"
+    )
+    print(f"  writers stood still {stall * 1000:.0f} ms (by the writer's own ledger)")
+    print(
+        f"  commits             {len(noted.acknowledged_before(last + 1e-9))} acknowledged before the hold,"
+    )
+    print(f"                      {len(missing)} of them missing from the snapshot")
+    if report["achieved"] != scene.level:
+        raise DemoFailed(f"the level is {report['achieved']}, not {scene.level}: {report['because']}")
+    if missing:
+        raise DemoFailed(f"acknowledged commits are missing: {sorted(missing)[:10]}")
+
+
+def on_btrfs(stage: Stage) -> None:
+    """btrfs: its own snapshot, by one ioctl; nothing has to be frozen."""
+    with scratch.filesystem("btrfs", 1024) as volume:
+        data, snapshots = volume.mount / "data", volume.mount / "snapshots"
+        subprocess.run(["btrfs", "-q", "subvolume", "create", str(data)], check=True)
+        snapshots.mkdir(mode=0o700)
+        scene = Scene(
+            "btrfs: SQLite under constant writes, the volume's own snapshot",
+            data,
+            f'provider = "btrfs"\nsource = "{data}"\ndestination = "{snapshots}"',
+            "enabled = false",
+            "application",
+        )
+        played = play(stage, scene)
+        taken = Path(played[0]["snapshot"]["reference"])
+        clone = snapshots / "clone"
+        stage.run("btrfs", "-q", "subvolume", "snapshot", taken, clone)
+        judge(stage, scene, played, clone)
+
+
+def on_ext4(stage: Stage) -> None:
+    """ext4: frozen while a command copies the image below it, as a storage array's snapshot would."""
+    with scratch.filesystem("ext4", 256) as volume:
+        copy, mount = volume.image.with_name("copy"), volume.image.with_name("restored")
+        scene = Scene(
+            "ext4: SQLite under constant writes, the filesystem frozen while its image is copied",
+            volume.mount,
+            f'provider = "command"\nargv = ["cp", "--sparse=always", "{volume.image}", "{copy}"]\n'
+            "needs_freeze = true",
+            f'mounts = ["{volume.mount}"]',
+            "application",
+        )
+        played = play(stage, scene)
+        mount.mkdir()
+        # Writable, so that ext4 replays its journal: this is what a restore does.
+        with scratch.mounted(copy, mount, "ext4"):
+            print(f"\n$ mount -o loop {copy} {mount}")
+            judge(stage, scene, played, mount)
+
+
+def without_root(stage: Stage) -> None:
+    """A plain folder: held, not frozen, copied file by file."""
+    with tempfile.TemporaryDirectory(prefix="stillframe-demo-") as folder:
+        data, copy = Path(folder, "data"), Path(folder, "copy")
+        data.mkdir()
+        scene = Scene(
+            "no root: SQLite under constant writes, held while a command copies the folder; nothing is frozen",
+            data,
+            f'provider = "command"\nargv = ["cp", "-r", "{data}", "{copy}"]\nneeds_freeze = false',
+            "enabled = false",
+            "application",
+        )
+        judge(stage, scene, play(stage, scene), copy)
+
+
+@contextlib.contextmanager
+def private_folder() -> Iterator[Path]:
+    """A folder of our own that no freeze reaches, and that root may trust: nobody else can write there."""
+    below = "/run" if os.geteuid() == 0 else None
+    folder = Path(tempfile.mkdtemp(prefix="stillframe-demo-", dir=below))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def main(binary: Path) -> int:
+    """Play every scene that this machine allows; the exit status."""
+    begun = time.monotonic()
+    root = os.geteuid() == 0
+    scenes = (on_btrfs, on_ext4) if root else (without_root,)
+    failed = 0
+    for scene in scenes:
+        with private_folder() as folder:
+            try:
+                scene(Stage(binary.absolute(), folder))
+                print("\n  PASS")
+            except (DemoFailed, AssertionError, subprocess.CalledProcessError) as error:
+                failed += 1
+                print(f"\n  FAIL: {error}")
+    if not root:
+        print("\nNot root: nothing was frozen, and no scratch volume was made. As root the demo shows both.")
+    passed = len(scenes) - failed
+    print(f"\ndemo: {'FAIL' if failed else 'PASS'}: {passed} of {len(scenes)} scenes", end=", ")
+    print(
+        f"{time.monotonic() - begun:.0f} s, every commit acknowledged before a hold is in its snapshot"
+        * (not failed)
+    )
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))
