@@ -187,7 +187,7 @@ def without_root(stage: Stage) -> None:
         data, copy = Path(folder, "data"), Path(folder, "copy")
         data.mkdir()
         scene = Scene(
-            "no root: SQLite under constant writes, held while a command copies the folder; nothing is frozen",
+            "no root: SQLite under constant writes, held while a command copies the folder, not frozen",
             data,
             f'provider = "command"\nargv = ["cp", "-r", "{data}", "{copy}"]\nneeds_freeze = false',
             "enabled = false",
