@@ -135,10 +135,7 @@ def _text(name: str, value: Value, filtered: str | None) -> str:
             f"{{{name}}} is a list and must stand alone",
             'as one element of a list ("{' + name + '}") or as the whole value',
         )
-    if isinstance(value, bool):
-        plain = "true" if value else "false"
-    else:
-        plain = str(value)
+    plain = str(value).lower() if isinstance(value, bool) else str(value)
     return plain if filtered is None else FILTERS[filtered](plain)
 
 
@@ -162,7 +159,7 @@ def _ident(text: str) -> str:
 
 
 FILTERS: Mapping[str, Callable[[str], str]] = {"sql": _sql, "ident": _ident, "regex": re.escape}
-"""``sql``: a single-quoted literal; ``ident``: a double-quoted identifier; ``regex``: matched as it stands."""
+"""``sql``: a literal in single quotes; ``ident``: an identifier in double quotes; ``regex``: escaped."""
 
 STATEMENT = frozenset({"sql", "ident"})
 """What a string-like value must pass through in a statement typed into a client."""

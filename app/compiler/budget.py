@@ -98,18 +98,18 @@ def find_overruns(
                 "lower timing.hold, timing.quiesce, timing.retries or timing.release",
             )
         )
-    for application in applications:
-        if freeze.enabled and application.timing.hold < freeze.timeout:
-            out.append(
-                Overrun(
-                    application.name,
-                    "hold",
-                    f"{seconds(application.timing.hold)} s is shorter than the longest freeze, "
-                    f"freeze.timeout = {seconds(freeze.timeout)} s",
-                    "the application would be released while filesystems are still frozen: "
-                    "raise timing.hold, or lower freeze.timeout",
-                )
-            )
+    short = [a for a in applications if freeze.enabled and a.timing.hold < freeze.timeout]
+    out += [
+        Overrun(
+            application.name,
+            "hold",
+            f"{seconds(application.timing.hold)} s is shorter than the longest freeze, "
+            f"freeze.timeout = {seconds(freeze.timeout)} s",
+            "the application would be released while filesystems are still frozen: "
+            "raise timing.hold, or lower freeze.timeout",
+        )
+        for application in short
+    ]
     return out
 
 
@@ -131,14 +131,12 @@ def _quiesce_term(application: Application) -> tuple[str, float]:
 
 
 def _release_terms(path: Sequence[Application], word: str) -> list[tuple[str, float]]:
-    out = []
-    for application in path:
+    def words(application: Application) -> str:
         if word == "release":
-            words = f"{application.name} release"
-        else:
-            words = word if len(path) == 1 else f"{word} of {application.name}"
-        out.append((f"{seconds(application.timing.release)} ({words})", application.timing.release))
-    return out
+            return f"{application.name} release"
+        return word if len(path) == 1 else f"{word} of {application.name}"
+
+    return [(f"{seconds(a.timing.release)} ({words(a)})", a.timing.release) for a in path]
 
 
 def _longest(applications: Sequence[Application], cost: Callable[[Application], float]) -> list[Application]:
@@ -146,10 +144,11 @@ def _longest(applications: Sequence[Application], cost: Callable[[Application], 
     best: dict[str, tuple[float, list[Application]]] = {}
     for application in applications:  # in order: what comes after stands later
         before = max(
-            (best[name] for name in application.after if name in best), key=lambda pair: pair[0], default=(0.0, [])
+            (best[name] for name in application.after if name in best),
+            key=lambda pair: pair[0],
+            default=(0.0, []),
         )
         own = cost(application)
         chain = [*before[1], application] if own else before[1]
         best[application.name] = (before[0] + own, chain)
     return max(best.values(), key=lambda pair: pair[0], default=(0.0, []))[1]
-

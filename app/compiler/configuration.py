@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from app.compiler import scripts
 from app.compiler.vm import DEFAULT_FREEZE_SECONDS, DEFAULT_FREEZE_WAIT_SECONDS, Extension
 from app.files import File
 from app.paths import BINARY, CONFIG_DIRECTORY
@@ -27,14 +28,14 @@ def compile_files(
 
     ``directory`` and ``binary`` are full paths as the running VM sees them.
     """
-    from app.compiler import scripts
-
     own = f"{directory.rstrip('/')}/{FOLDER}"
     pre = extension.pre_location or f"{own}/pre.sh"
     post = extension.post_location or f"{own}/post.sh"
     limit = plan.framework.timeout_seconds
     files = [
-        File(f"{directory.rstrip('/')}/{CONFIG}", PRIVATE, _json(framework_config(plan, extension, pre, post))),
+        File(
+            f"{directory.rstrip('/')}/{CONFIG}", PRIVATE, _json(framework_config(plan, extension, pre, post))
+        ),
         File(f"{own}/plan.json", PRIVATE, plan.to_json().encode()),
         File(pre, SCRIPT, scripts.pre_script(binary=binary, directory=directory, limit=limit).encode()),
         File(post, SCRIPT, scripts.post_script(binary=binary, directory=directory, limit=limit).encode()),

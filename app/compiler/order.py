@@ -54,7 +54,10 @@ def order_policies(policies: Sequence[Policy], findings: Findings, *, complete: 
             circle = _circle(waits, pending)
             policy = by_name[circle[0]]
             findings.add(
-                policy.root, ("after",), f"goes round in a circle: {' after '.join(circle)}", "remove one of these"
+                policy.root,
+                ("after",),
+                f"goes round in a circle: {' after '.join(circle)}",
+                "remove one of these",
             )
             # Break the circle where it was shown, so that another one is found too.
             waits[circle[0]] = [name for name in waits[circle[0]] if name != circle[1]]

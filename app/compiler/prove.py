@@ -59,11 +59,16 @@ def _facts(policy: Policy, entries: dict[str, Any], findings: Findings) -> dict[
     for name, (file, pattern) in entries.items():
         if name in RESERVED or name in policy.settings:
             findings.add(
-                policy.root, ("prove", "facts", name), "is already a placeholder", "choose another name for the fact"
+                policy.root,
+                ("prove", "facts", name),
+                "is already a placeholder",
+                "choose another name for the fact",
             )
         if os.path.isabs(file) or os.path.normpath(file) != file or file.startswith(".."):
             findings.add(
-                policy.root, ("prove", "facts", name), f"{file!r} is no path below the data folder",
+                policy.root,
+                ("prove", "facts", name),
+                f"{file!r} is no path below the data folder",
                 "relative, without . and ..",
             )
         count_groups(pattern, policy, ("prove", "facts", name), findings)

@@ -43,7 +43,13 @@ def build_application(policy: Policy, findings: Findings) -> Application:
         options = _options(policy, variants, recover, findings)
         _check_recipe(policy, variants, recover, findings)
     quiesces = any(variant.quiesce for variant in variants)
-    level = Level[data["level"].upper()] if "level" in data else Level.APPLICATION if quiesces else Level.FILESYSTEM
+    level = (
+        Level[data["level"].upper()]
+        if "level" in data
+        else Level.APPLICATION
+        if quiesces
+        else Level.FILESYSTEM
+    )
     if not policy.broken & {*_RECIPE, "recover", "choose", "level", *tables} and variants:
         _check_level(policy, level, variants, findings)
     timing = {**DEFAULT_TIMING, **data.get("timing", {})}
@@ -76,7 +82,10 @@ def _variants(policy: Policy, findings: Findings) -> tuple[Variant, ...]:
     for key in _RECIPE:
         if data.get(key):
             findings.add(
-                root, (key,), "stands beside choose, which has its own", "put it into choose, or write choose = []"
+                root,
+                (key,),
+                "stands beside choose, which has its own",
+                "put it into choose, or write choose = []",
             )
     kept = []
     for index, entry in enumerate(choose):
@@ -86,12 +95,19 @@ def _variants(policy: Policy, findings: Findings) -> tuple[Variant, ...]:
             kept.append(variant)
     if not kept and not policy.unsettled:
         values = ", ".join(f"{name} = {show(value)}" for name, value in sorted(policy.settings.items()))
-        findings.add(root, ("choose",), "none of the recipes is for these settings", f"settings in force: {values}")
+        findings.add(
+            root, ("choose",), "none of the recipes is for these settings", f"settings in force: {values}"
+        )
     return tuple(kept)
 
 
 def _variant(
-    name: str, version: str, entry: Mapping[str, Any], path: tuple[Key, ...], policy: Policy, findings: Findings
+    name: str,
+    version: str,
+    entry: Mapping[str, Any],
+    path: tuple[Key, ...],
+    policy: Policy,
+    findings: Findings,
 ) -> Variant:
     resolver = Resolver(policy, findings)
     parts: dict[str, tuple[Step, ...]] = {}
@@ -103,7 +119,9 @@ def _variant(
     return Variant(name, versions, parts["quiesce"], parts["verify"], parts["release"])
 
 
-def _applies(conditions: Mapping[str, Any], path: tuple[Key, ...], policy: Policy, findings: Findings) -> bool:
+def _applies(
+    conditions: Mapping[str, Any], path: tuple[Key, ...], policy: Policy, findings: Findings
+) -> bool:
     applies = True
     for name, wanted in conditions.items():
         if name not in policy.settings:

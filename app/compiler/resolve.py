@@ -85,7 +85,10 @@ class Resolver:
     def _name(self, key: str, path: tuple[Key, ...]) -> bool:
         if path and path[-1] == "environment" and (not key or "=" in key or not key.isprintable()):
             self.findings.add(
-                self.policy.root, (*path, key), "is no name of an environment variable", "without = and blanks"
+                self.policy.root,
+                (*path, key),
+                "is no name of an environment variable",
+                "without = and blanks",
             )
             return False
         return True

@@ -47,18 +47,25 @@ def _step(entry: dict[str, Any], path: tuple[Key, ...], resolver: Resolver, save
     groups = _groups(expect, path, resolver)
     if expect is None and len(save) > 1:
         findings.add(
-            policy.root, (*path, "save"), f"{len(save)} names, but there is no expect with groups",
+            policy.root,
+            (*path, "save"),
+            f"{len(save)} names, but there is no expect with groups",
             "one name saves the whole answer",
         )
     if groups is not None and len(save) > 1 and len(save) != groups:
         findings.add(
-            policy.root, (*path, "save"), f"{len(save)} names for {groups} groups of expect",
+            policy.root,
+            (*path, "save"),
+            f"{len(save)} names for {groups} groups of expect",
             "one name for the whole answer, or one for each group",
         )
     unchanged = entry.get("unchanged")
     if unchanged is not None and unchanged not in saved:
         findings.add(
-            policy.root, (*path, "unchanged"), f"{unchanged} was saved by no earlier step", nearest(unchanged, saved)
+            policy.root,
+            (*path, "unchanged"),
+            f"{unchanged} was saved by no earlier step",
+            nearest(unchanged, saved),
         )
     return Step(name, do, expect, save, unchanged, entry.get("proof", False))
 

@@ -23,7 +23,10 @@ DEFAULT_FREEZE_WAIT_SECONDS = 66
 """How long the extension waits for its own freeze to be over."""
 
 SNAPSHOT_PLACEHOLDERS = frozenset({"name", "mounts", "deadline"})
-"""What a provider fills in its options during the run."""
+"""What a provider fills during the run, in the options of FILLED."""
+
+FILLED = frozenset({"argv"})
+"""Options of providers that are templates of the run; all others are final when compiled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +93,9 @@ class Agreement:
 def agree_freeze(agreement: Agreement) -> Freeze:
     """``[freeze]`` of all policies; ``skip`` is the union."""
     mounts = agreement.get("freeze", "mounts", "auto")
-    skip = tuple(sorted({path for p in agreement.policies for path in p.data.get("freeze", {}).get("skip", [])}))
+    skip = tuple(
+        sorted({path for p in agreement.policies for path in p.data.get("freeze", {}).get("skip", [])})
+    )
     for policy in agreement.policies:
         for key in ("mounts", "skip"):
             given = policy.data.get("freeze", {}).get(key, [])
@@ -117,9 +122,12 @@ def agree_snapshot(agreement: Agreement) -> Snapshot:
     options: dict[str, Any] = {}
     setters: dict[str, Policy] = {}
     for policy in agreement.policies:
-        resolver = Resolver(policy, agreement.findings, SNAPSHOT_PLACEHOLDERS)
+        final = Resolver(policy, agreement.findings)
+        staged = Resolver(policy, agreement.findings, SNAPSHOT_PLACEHOLDERS)
         own = {k: v for k, v in policy.data.get("snapshot", {}).items() if k != "provider"}
-        for key, value in resolver.value(own, schema, ("snapshot",)).items():
+        for key, given in own.items():
+            part = schema.get("properties", {}).get(key, {})
+            value = (staged if key in FILLED else final).value(given, part, ("snapshot", key))
             if key in options and options[key] != value:
                 other = setters[key].root.find(("snapshot", key))
                 agreement.findings.add(
@@ -153,13 +161,19 @@ def agree_extension(agreement: Agreement, freeze: Freeze) -> Extension:
         setter = agreement.setter("framework", key)
         if path is not None and setter is not None and not normal_path(path):
             agreement.findings.add(
-                setter.root, ("framework", key), f"{show(path)} is not a full, normal path", "no //, . or .. in it"
+                setter.root,
+                ("framework", key),
+                f"{show(path)} is not a full, normal path",
+                "no //, . or .. in it",
             )
     if locations["pre_location"] is not None and locations["pre_location"] == locations["post_location"]:
         setter = agreement.setter("framework", "post_location")
         if setter is not None:
             agreement.findings.add(
-                setter.root, ("framework", "post_location"), "is the same file as pre_location", "two scripts, two files"
+                setter.root,
+                ("framework", "post_location"),
+                "is the same file as pre_location",
+                "two scripts, two files",
             )
     return Extension(
         app_name=agreement.get("framework", "app_name"),

@@ -70,11 +70,9 @@ def _load(path: str, findings: Findings, read: Read) -> Policy | None:
     if not whole:
         # A part of the policy is missing: what it lacks says nothing about what it would be.
         return None
-    settings, unsettled = resolve_settings(data.get("settings", {}), root, findings)
+    settings, unsettled = resolve_settings(data.get("settings", {}), root, chain[0].root, findings)
     lineage = tuple(str(document.data.get("name", "")) for document in chain)
-    return Policy(
-        chain[0].file, lineage[0], lineage, data, root, settings, unsettled, frozenset(broken)
-    )
+    return Policy(chain[0].file, lineage[0], lineage, data, root, settings, unsettled, frozenset(broken))
 
 
 def _drop(data: Any, path: tuple[Key, ...]) -> None:

@@ -39,7 +39,11 @@ def open_chain(path: str, read: Read, findings: Findings) -> list[Document]:
         following = identify(target, document.place)
         if following in seen:
             circle = " -> ".join(d.file for d in chain[seen.index(following) :])
-            findings.add(document.root, ("extends",), f"extends itself: {circle} -> {chain[seen.index(following)].file}")
+            findings.add(
+                document.root,
+                ("extends",),
+                f"extends itself: {circle} -> {chain[seen.index(following)].file}",
+            )
             break
         if len(chain) == LONGEST_CHAIN:
             findings.add(document.root, ("extends",), f"more than {LONGEST_CHAIN} policies extend each other")

@@ -6,6 +6,7 @@ values begin and end. What it cannot place simply has no node, and the nearest t
 
 from __future__ import annotations
 
+import contextlib
 import re
 import tomllib
 from dataclasses import dataclass, field
@@ -49,10 +50,9 @@ class _Lost(Exception):
 def locate(text: str, file: str) -> Node:
     """The tree of key positions of a valid TOML document."""
     root = Node(file, 1)
-    try:
+    # A position is a help, never a reason to fail.
+    with contextlib.suppress(_Lost, IndexError, RecursionError, ValueError):
         _Scanner(text.replace("\r\n", "\n"), file, root).document()
-    except (_Lost, IndexError, RecursionError, ValueError):
-        pass  # a position is a help, never a reason to fail
     return root
 
 

@@ -8,6 +8,7 @@ its name as soon as the file is there. Conditions are ``if``/``then`` on the nam
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from app import mechanisms, snapshot
@@ -54,7 +55,9 @@ def policy_schema() -> Schema:
                 "type": "boolean",
                 "description": "false: its failure lowers the level and never fails the backup",
             },
-            "after": _strings("applications that are quiesced before this one; release is the reverse", pattern=NAME),
+            "after": _strings(
+                "applications that are quiesced before this one; release is the reverse", pattern=NAME
+            ),
             "settings": _settings(),
             "timing": _table(
                 "seconds",
@@ -80,12 +83,14 @@ def policy_schema() -> Schema:
             "recover": {**steps, "description": "what to run when the hold is lost"},
             "choose": {
                 "type": "array",
-                "description": "recipes by server version and settings, instead of quiesce, verify and release",
+                "description": "recipes by server version and settings, in place of quiesce, verify, release",
                 "items": _table(
                     "one recipe",
                     required=["name", "quiesce"],
                     name=_string("for people", minLength=1),
-                    version=_string('comparisons that must all hold, such as ">=150000 <160000"', pattern=VERSIONS),
+                    version=_string(
+                        'comparisons that must all hold, such as ">=150000 <160000"', pattern=VERSIONS
+                    ),
                     settings={
                         "type": "object",
                         "additionalProperties": {"type": ["string", "integer", "boolean"]},
@@ -121,7 +126,11 @@ def provider_schema(name: str) -> Schema:
 
 @functools.cache
 def _options(name: str) -> Schema:
-    return {"type": "object", **_published(mechanisms.load(name).OPTIONS_SCHEMA), "additionalProperties": False}
+    return {
+        "type": "object",
+        **_published(mechanisms.load(name).OPTIONS_SCHEMA),
+        "additionalProperties": False,
+    }
 
 
 def _published(schema: object) -> Schema:
@@ -145,7 +154,11 @@ def _loose(schema: Schema) -> Schema:
             out[key] = _loose(out[key])
     kind = out.get("type")
     kinds = [kind] if isinstance(kind, str) else list(kind or ())
-    if kinds and "string" not in kinds and "object" not in kinds:
+    if "string" in kinds:
+        # What a string with placeholders will be is known, and checked, only when they are replaced.
+        for rule in ("pattern", "minLength", "maxLength", "format"):
+            out.pop(rule, None)
+    elif kinds and "object" not in kinds:
         out["type"] = [*kinds, "string"]
         out["pattern"] = PLACEHOLDER
     return out
@@ -256,8 +269,14 @@ def _framework() -> Schema:
         post_retries=_integer("postScriptNoOfRetries (the extension makes none)", 0, 100),
         app_name=_string("appName, telemetry only", pattern=r"^[^\x00-\x1f\x7f]{1,128}$"),
         sequential_snapshot={"type": "boolean", "description": "seqsnapshot in vmbackup.conf"},
-        on_app_failure_do_fs_freeze={"type": "boolean", "description": "OnAppFailureDoFsFreeze in vmbackup.conf"},
-        on_app_success_do_fs_freeze={"type": "boolean", "description": "OnAppSuccessDoFsFreeze in vmbackup.conf"},
+        on_app_failure_do_fs_freeze={
+            "type": "boolean",
+            "description": "OnAppFailureDoFsFreeze in vmbackup.conf",
+        },
+        on_app_success_do_fs_freeze={
+            "type": "boolean",
+            "description": "OnAppSuccessDoFsFreeze in vmbackup.conf",
+        },
     )
 
 
@@ -269,7 +288,10 @@ def _prove(tables: dict[str, Schema], steps: Schema) -> Schema:
             "type": "object",
             "propertyNames": {"pattern": r"^[a-z][a-z0-9_]*$"},
             "additionalProperties": {
-                "type": "array", "items": {"type": "string"}, "minItems": 2, "maxItems": 2,
+                "type": "array",
+                "items": {"type": "string"},
+                "minItems": 2,
+                "maxItems": 2,
             },
             "description": "name = [file below the data folder, regular expression]",
         },
@@ -281,23 +303,32 @@ def _prove(tables: dict[str, Schema], steps: Schema) -> Schema:
             "description": "files written into the scratch folder",
         },
         start=_strings("argv of a server in the foreground"),
-        stop_signal={"enum": ["HUP", "INT", "KILL", "QUIT", "TERM", "USR1", "USR2"], "description": "ends the server"},
+        stop_signal={
+            "enum": ["HUP", "INT", "KILL", "QUIT", "TERM", "USR1", "USR2"],
+            "description": "ends the server",
+        },
         start_seconds=_seconds("longest start", 86400),
         stop_seconds=_seconds("longest end", 86400),
-        **tables,
         engine={**steps, "description": "the engine's own checks"},
         check={**steps, "description": "the operator's checks"},
+        tables=tables,
     )
 
 
-def _table(description: str, *, required: list[str] | None = None, **properties: Schema) -> Schema:
+def _table(
+    description: str,
+    *,
+    required: Sequence[str] = (),
+    tables: Mapping[str, Schema] | None = None,
+    **properties: Schema,
+) -> Schema:
     schema: Schema = {
         "type": "object",
         "description": description,
         "additionalProperties": False,
-        "properties": properties,
+        "properties": {**properties, **(tables or {})},
     }
-    return {**schema, "required": required} if required else schema
+    return {**schema, "required": list(required)} if required else schema
 
 
 def _string(description: str, **more: Any) -> Schema:

@@ -40,11 +40,12 @@ _STAND_INS: Mapping[str, Value] = {
 
 
 def resolve_settings(
-    declared: Mapping[str, Any], root: Node, findings: Findings
+    declared: Mapping[str, Any], root: Node, own: Node, findings: Findings
 ) -> tuple[dict[str, Value], frozenset[str]]:
     """The value of every setting, and the names of those whose value is missing or wrong.
 
     The latter have a stand-in of the right type, so that the rest of the policy can be checked.
+    ``own`` are the key positions of the operator's file alone: that is where a value is missing.
     """
     values: dict[str, Value] = {}
     wrong: set[str] = set()
@@ -58,7 +59,9 @@ def resolve_settings(
             )
             continue
         if "type" not in entry:
-            findings.add(root, path, "declares a setting without a type", f"type is one of {', '.join(TYPES)}")
+            findings.add(
+                root, path, "declares a setting without a type", f"type is one of {', '.join(TYPES)}"
+            )
             continue
         if not _check_declaration(name, entry, root, findings):
             wrong.add(name)
@@ -68,7 +71,7 @@ def resolve_settings(
             if entry.get("help"):
                 help_text += f", {entry['help']}"
             findings.add(
-                root,
+                own,
                 ("settings",),
                 f"the setting {name} has no value and no default",
                 f"set it in [settings]. {help_text}. Declared: {listing}",
@@ -81,7 +84,7 @@ def resolve_settings(
                 more = f" ({entry['help']})" if entry.get("help") else ""
                 findings.add(root, where, what, f"{hint}{more}. Declared: {listing}")
                 wrong.add(name)
-        if name in wrong:
+        if name in wrong or found is None:
             values[name] = _STAND_INS[entry["type"]]
         else:
             values[name] = tuple(found) if isinstance(found, list) else found
@@ -98,15 +101,21 @@ def _check_declaration(name: str, entry: Mapping[str, Any], root: Node, findings
     before = len(findings)
     kind = entry["type"]
     if name in RESERVED:
-        findings.add(root, path, "is a placeholder of the run", f"not usable as a name: {', '.join(sorted(RESERVED))}")
+        findings.add(
+            root, path, "is a placeholder of the run", f"not usable as a name: {', '.join(sorted(RESERVED))}"
+        )
     if entry.get("secret") and kind != "path":
         findings.add(
-            root, (*path, "secret"), "a secret setting must be of type path",
+            root,
+            (*path, "secret"),
+            "a secret setting must be of type path",
             "it names a file that holds the secret: the secret itself never enters a plan",
         )
     for key, kinds in (("minimum", ("integer",)), ("maximum", ("integer",)), ("pattern", _TEXTUAL)):
         if key in entry and kind not in kinds:
-            findings.add(root, (*path, key), f"has no meaning for type {kind}", f"for type {' or '.join(kinds)}")
+            findings.add(
+                root, (*path, key), f"has no meaning for type {kind}", f"for type {' or '.join(kinds)}"
+            )
     if "pattern" in entry:
         try:
             re.compile(entry["pattern"])
@@ -155,7 +164,10 @@ def _range(low: int | None, high: int | None) -> str:
 
 def _text_problem(entry: Mapping[str, Any], text: str, is_path: bool) -> tuple[str, str] | None:
     if any(unicodedata.category(character) in ("Cc", "Zl", "Zp") for character in text):
-        return f"{show(text)} holds a control character or a line break", "settings are one line of plain text"
+        return (
+            f"{show(text)} holds a control character or a line break",
+            "settings are one line of plain text",
+        )
     if is_path and not normal_path(text):
         return f"{show(text)} is not a full, normal path", "it begins with /, and has no //, . or .. in it"
     pattern = entry.get("pattern")

@@ -39,7 +39,7 @@ class Document:
 
 
 def shipped_folder() -> Path:
-    """Where the shipped policies are: beside the package in the tree and in the binary, inside it in a wheel."""
+    """Where the shipped policies are: beside the package (tree, binary) or inside it (wheel)."""
     here = Path(__file__).resolve()
     candidates = (here.parents[2] / "policies", here.parents[1] / "policies")
     return next((folder for folder in candidates if (folder / "filesystem.toml").is_file()), candidates[0])
@@ -142,4 +142,6 @@ def _check_scalars(value: Any, root: Node, path: tuple[Key, ...], findings: Find
     elif isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
         findings.add(root, path, "is too large a number", "TOML's integers have 64 bits")
     elif isinstance(value, str) and "\0" in value:
-        findings.add(root, path, "holds a NUL character", f"no program can be given one; look at {dotted(path)}")
+        findings.add(
+            root, path, "holds a NUL character", f"no program can be given one; look at {dotted(path)}"
+        )

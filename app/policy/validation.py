@@ -26,7 +26,7 @@ def _is_number(_: object, value: object) -> bool:
 
 
 _DRAFT = jsonschema.Draft202012Validator
-_STRICT = jsonschema.validators.extend(
+_STRICT: Any = jsonschema.validators.extend(  # type: ignore[no-untyped-call]  # untyped in the library's stubs
     _DRAFT, type_checker=_DRAFT.TYPE_CHECKER.redefine("integer", _is_integer).redefine("number", _is_number)
 )
 
@@ -83,7 +83,9 @@ def _check(
 
 def _explain(error: ValidationError) -> list[tuple[tuple[Key, ...], str, str]]:
     path = tuple(error.absolute_path)
-    schema, value, rule, limit = error.schema, error.instance, error.validator, error.validator_value
+    value: Any = error.instance
+    limit: Any = error.validator_value
+    schema, rule = error.schema, error.validator
     assert isinstance(schema, dict)
     if rule == "additionalProperties":
         known = set(schema.get("properties", ()))
@@ -101,7 +103,13 @@ def _explain(error: ValidationError) -> list[tuple[tuple[Key, ...], str, str]]:
         choices = limit if rule == "enum" else [limit]
         near = nearest(value, choices) if isinstance(value, str) else ""
         allowed = f"allowed: {', '.join(map(show, choices))}"
-        return [(path, f"{show(value)} is not allowed", f"{near} {allowed}" if near.startswith("did") else allowed)]
+        return [
+            (
+                path,
+                f"{show(value)} is not allowed",
+                f"{near} {allowed}" if near.startswith("did") else allowed,
+            )
+        ]
     if rule == "pattern":
         if limit == PLACEHOLDER:
             return [(path, f"is {_a(value)}, not {_wanted(schema)}", hint)]
@@ -137,7 +145,9 @@ def _a(value: object) -> str:
 
 def _wanted(schema: Schema) -> str:
     kinds = [schema["type"]] if isinstance(schema["type"], str) else list(schema["type"])
-    words = [_KINDS[kind] for kind in kinds if not (kind == "string" and schema.get("pattern") == PLACEHOLDER)]
+    words = [
+        _KINDS[kind] for kind in kinds if not (kind == "string" and schema.get("pattern") == PLACEHOLDER)
+    ]
     if len(words) < len(kinds):
         words.append("one placeholder")
     return " or ".join(words)
