@@ -84,7 +84,8 @@ class Prove:
     """How to start the application on a restored copy and check it.
 
     ``facts`` maps a name to (file relative to the data folder, regular expression whose match is the
-    fact). ``path`` are folders in which programs are looked for. ``files`` are written into a
+    fact). ``path`` are folders in which programs are looked for. ``remove`` are lock files of the
+    server that was snapshotted, removed from the copy first. ``files`` are written into a
     private scratch folder. ``{data}``, ``{scratch}`` and every fact stand as placeholders in all
     strings of ``path``, ``files``, ``start``, ``mechanisms`` and steps (``{{`` is a brace). ``start``
     is the argv of a server in the foreground, empty if none is needed. ``user`` owns the processes;
@@ -94,6 +95,7 @@ class Prove:
     user: str
     facts: Mapping[str, tuple[str, str]]
     path: tuple[str, ...]
+    remove: tuple[str, ...]
     files: Mapping[str, str]
     start: tuple[str, ...]
     stop_signal: str

@@ -39,9 +39,7 @@ class _Lazy(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        module = "extension" if cmd_name in ("pre", "post") else cmd_name
-        loaded = importlib.import_module(f"app.cli.{module}_command" if module == "extension" else f"app.cli.{module}")
-        found = getattr(loaded, cmd_name if module == "extension" else "command")
+        found = importlib.import_module(f"app.cli.{cmd_name}").command
         assert isinstance(found, click.Command)
         return found
 

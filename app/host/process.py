@@ -50,6 +50,17 @@ def account(name: str) -> Account:
     return Account(entry.pw_name, entry.pw_uid, entry.pw_gid, tuple(groups), entry.pw_dir)
 
 
+def account_of(name: str, path: str) -> Account:
+    """The user of that name, or the owner of ``path`` if it is empty. Raises HostUnfit."""
+    if name:
+        return account(name)
+    owner = os.stat(path).st_uid
+    try:
+        return account(pwd.getpwuid(owner).pw_name)
+    except KeyError:
+        raise HostUnfit(f"{path}: belongs to user id {owner}, which has no name on this machine") from None
+
+
 class Program:
     """A program of a recipe, found and checked, ready to be started.
 
@@ -73,8 +84,8 @@ class Program:
             **environment,
         }
 
-    def start(self, *, merge_errors: bool = False, quiet: bool = False) -> subprocess.Popen[bytes]:
-        """Start it in a session of its own, in ``/``, stdin and stdout being pipes.
+    def start(self, *, merge_errors: bool = False, output: int = subprocess.PIPE) -> subprocess.Popen[bytes]:
+        """Start it in a session of its own, in ``/``, stdin being a pipe, and stdout too or ``output``.
 
         Raises HostUnfit where the kernel refuses.
         """
@@ -86,7 +97,7 @@ class Program:
                 executable=executable,
                 pass_fds=() if self._descriptor is None else (self._descriptor,),
                 stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL if quiet else subprocess.PIPE,
+                stdout=output,
                 stderr=subprocess.STDOUT if merge_errors else subprocess.DEVNULL,
                 bufsize=0,
                 cwd="/",

@@ -1,0 +1,34 @@
+"""``app recover``: what a hold that died left behind."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from app import hold
+from app.cli.output import emit, json_option
+from app.errors import Exit
+from app.paths import paths
+
+
+@click.command()
+@json_option
+def command(as_json: bool) -> None:
+    """Thaw and release what a hold that died, or a reboot in its midst, left behind.
+
+    Safe to run at any time, at every boot for instance: it does nothing while a hold is running
+    (exit status 5) or when nothing is left. Exit status 7 if something could not be released.
+    """
+    where = paths()
+    hold.prepare_folders(where)
+    hold.take_lock(where)
+    found = hold.recover(where, None)
+    if found is None:
+        emit({"thawed": [], "released": [], "left": []}, "nothing was left behind", as_json)
+        return
+    lines = [f"{path}: thawed" for path in found["thawed"]]
+    lines += [f"{name}: released" for name in found["released"]]
+    lines += [f"{name}: could NOT be released; app report says why" for name in found["left"]]
+    emit(found, "\n".join(lines) or "an earlier hold had died; nothing of it was left", as_json)
+    sys.exit(int(Exit.STUCK if found["left"] else Exit.DONE))

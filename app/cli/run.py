@@ -1,0 +1,42 @@
+"""``app run``: one whole cycle."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import click
+
+from app import compiler, cycle
+from app.cli.output import emit, json_option
+from app.host import trust
+from app.narrate import narrate
+from app.paths import paths
+from app.policy.source import read_file
+
+
+@click.command()
+@click.argument("policies", nargs=-1, required=True, metavar="POLICY...")
+@click.option("--quiet", is_flag=True, help="No progress on stderr.")
+@json_option
+def command(policies: tuple[str, ...], quiet: bool, as_json: bool) -> None:
+    """Quiesce, freeze, snapshot, thaw, release, and report the consistency level reached.
+
+    Nothing is printed while a filesystem is frozen. Exit status: 0 the level asked for was reached;
+    1 a lower one; 3 a policy is invalid; 4 this machine is not fit; 5 another hold is running, or
+    somebody else has frozen a filesystem; 6 no snapshot; 7 something could not be thawed or released.
+    """
+
+    def progress(text: str) -> None:
+        if not quiet:
+            click.echo(text, err=True)
+
+    compiled = compiler.compile_paths(policies, read=read_trusted)
+    report = cycle.run(compiled.plan, paths(), progress)
+    emit(report, narrate(report), as_json)
+    sys.exit(report["exit"])
+
+
+def read_trusted(path: str) -> bytes:
+    """Read a policy; root reads only what nobody but root could have written. Raises HostUnfit."""
+    return trust.read_trusted(os.path.abspath(path)) if os.geteuid() == 0 else read_file(path)

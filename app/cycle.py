@@ -1,0 +1,176 @@
+"""The whole run: quiesce, freeze, snapshot, thaw, release, report, for any provider.
+
+While anything is frozen nothing is said: our output may lead to a frozen filesystem.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from app import freeze, history, hold, journal, report, snapshot
+from app.aftermath import Aftermath
+from app.errors import HostUnfit, StillframeError
+from app.freeze import Target
+from app.host.fork import keep_in_children
+from app.host.mounts import Mount, read_mounts, resource_devices, select
+from app.paths import Paths
+from app.plan import Plan
+
+Progress = Callable[[str], None]
+
+PRESYNC_SECONDS = 300.0
+"""Writeback before the hold: nothing stands still for it, so it may take long."""
+
+
+def begin(paths: Paths, progress: Progress) -> int:
+    """Folders, lock, and whatever a hold that died left behind. Raises HostUnfit, Busy."""
+    hold.prepare_folders(paths)
+    lock = hold.take_lock(paths)
+    keep_in_children(lock)
+    left = hold.recover(paths, None)
+    if left is not None:
+        progress(f"an earlier hold died; thawed: {left['thawed'] or 'nothing'}, released: {left['released'] or 'nothing'}")
+    return lock
+
+
+def choose_mounts(plan: Plan, paths: Paths) -> list[Mount]:
+    """The filesystems that this plan freezes here, in freezing order. Raises HostUnfit."""
+    mounts = read_mounts()
+    chosen = select(mounts, plan.freeze, resource_devices(mounts))
+    ours = {os.stat(folder).st_dev for folder in (paths.run,) if os.path.isdir(folder)}
+    for mount in chosen:
+        if os.makedev(*map(int, mount.device.split(":"))) in ours:
+            raise HostUnfit(
+                f"{mount.path}: holds {paths.run}, where the journal is written during the freeze",
+                "keep /run on tmpfs, or set STILLFRAME_PREFIX to a folder on a tmpfs",
+            )
+    return chosen
+
+
+def targets_for(plan: Plan, paths: Paths) -> tuple[list[Target], bool, str]:
+    """What to freeze, or only to write back; (targets, sync only, why nothing is frozen)."""
+    if not plan.freeze.enabled:
+        reason = "freeze.enabled is false"
+    elif os.geteuid() != 0:
+        reason = "only root can freeze filesystems"
+    else:
+        return hold.open_targets(choose_mounts(plan, paths)), False, ""
+    wanted = replace(plan, freeze=replace(plan.freeze, enabled=True))
+    targets = []
+    for mount in choose_mounts(wanted, paths) if plan.freeze.mounts or os.geteuid() == 0 else ():
+        try:
+            targets += hold.open_targets([mount])
+        except HostUnfit:
+            continue  # not ours to open, so not ours to write back
+    return targets, True, reason
+
+
+def run(plan: Plan, paths: Paths, progress: Progress) -> report.Report:
+    """One whole cycle; the report, kept in the history. Raises StillframeError before the hold only."""
+    begin(paths, progress)
+    provider: snapshot.Provider = snapshot.load(plan.snapshot.provider).provider(plan.snapshot.options)
+    targets: list[Target] = []
+    sync_only, unfrozen = False, ""
+    if provider.needs_freeze and not provider.freezes_itself:
+        targets, sync_only, unfrozen = targets_for(plan, paths)
+    name = time.strftime("stillframe-%Y%m%dT%H%M%SZ", time.gmtime())
+    context = snapshot.Context(name, tuple(t.mount.path for t in targets if not sync_only))
+    provider.prepare(context)
+    taken: snapshot.Taken | None = None
+    try:
+        if unfrozen:
+            progress(f"no freeze: {unfrozen}")
+        if targets and not sync_only:
+            progress(f"writing dirty pages back on {', '.join(context.mounts)}")
+        rounds: list[dict[str, Any]] = []
+        freeze.presync(targets, time.monotonic() + PRESYNC_SECONDS, lambda event, **facts: rounds.append(facts))
+        held = hold.start(
+            plan,
+            "run",
+            paths=paths,
+            targets=targets,
+            give_up_at=time.monotonic() + plan.framework.timeout_seconds,
+            sync_only=sync_only,
+            unfrozen_level=provider.unfrozen_level.word,
+            rehearsal=not provider.takes_snapshot,
+            presync=[facts["seconds"] for facts in rounds],
+        )
+        if unfrozen:
+            held.notes.note("no_freeze", reason=unfrozen)
+        try:
+            taken = _held(plan, held, provider, context, bool(targets) and not sync_only, progress)
+        finally:
+            # Whatever happened, an interrupt by the operator included: nothing stays held.
+            held.thaw()
+            held.release()
+    finally:
+        details = provider.finish(context, taken)
+    if details:
+        held.notes.note("snapshot_finished", details=dict(details))
+    return conclude(plan, paths, held)
+
+
+def _held(
+    plan: Plan,
+    held: hold.Hold,
+    provider: snapshot.Provider,
+    context: snapshot.Context,
+    to_freeze: bool,
+    progress: Progress,
+) -> snapshot.Taken | None:
+    note = held.notes.note
+    names = ", ".join(a.name for a in plan.applications if a.has_steps)
+    if names:
+        progress(f"quiescing {names}")
+    if not held.quiesce() and not plan.framework.continue_backup_on_failure:
+        note("snapshot_refused", reason='an application could not be held, and failure.backup is "fail"')
+        return None
+    if held.broken:
+        # The hold was undone; a snapshot now would be a plain one, which is what "continue" asks for,
+        # unless it was us who were told to stop.
+        note("snapshot_refused", reason=held.broken)
+        return None
+    if to_freeze:
+        progress("freezing; no output until the thaw")
+        frozen = held.freeze()
+        if not frozen.get("frozen"):
+            reason = frozen.get("reason") or held.broken or "the freeze failed"
+            note("snapshot_refused", reason=reason, state="busy" if frozen.get("busy") else "refused")
+            return None
+    seconds = plan.freeze.timeout if to_freeze else min((a.timing.hold for a in plan.applications), default=1800.0)
+    context.deadline = time.monotonic() + seconds
+    context.asker, context.register = held.channel, held.register
+    note("snapshot_begin", provider=plan.snapshot.provider)
+    try:
+        taken = provider.take(context)
+    except StillframeError as error:
+        broken = f"; {held.broken}" if held.is_broken() else ""
+        note("snapshot_end", ok=False, reason=error.message + broken)
+        return None
+    note("snapshot_end", ok=True, reference=taken.reference, details=dict(taken.details))
+    return taken
+
+
+def conclude(plan: Plan, paths: Paths, held: hold.Hold) -> report.Report:
+    """The report of a hold that is over: the one already written by whoever survived, or a new one."""
+    events = journal.read(paths.journal)
+    written = [e["number"] for e in events if e["event"] == "reported"]
+    aftermath = Aftermath(plan, held.notes, paths)
+    if written:
+        return history.load(paths, int(written[-1]))
+    found = aftermath.report()
+    try:
+        found = {"number": history.save(paths, found), **found}
+    except OSError as error:
+        found["not_kept"] = f"{paths.reports}: {error.strerror}"
+    return found
+
+
+def failed_applications(events: Sequence[journal.Event]) -> list[str]:
+    """Why applications could not be held, one sentence each."""
+    return [f"{e['app']}: {e['reason']}" for e in events if e["event"] in ("given_up", "lost") and e.get("reason")]
+

@@ -1,0 +1,114 @@
+"""What the framework's scripts ask for: ``pre`` holds and leaves, ``post`` makes sure of the release."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from app import cycle, hold, journal, verify
+from app.aftermath import Aftermath, post_status
+from app.errors import Busy, Exit, LevelNotReached
+from app.freeze import Target
+from app.journal import Journal
+from app.paths import Paths
+from app.plan import Plan
+
+MARGIN = 5.0
+"""Seconds before the extension's timeout by which a failed pre-script must have released all."""
+
+LARGEST_LOG = 1 << 20
+"""Bytes; a log that has grown past it is put aside as ``.1``."""
+
+
+def load_plan(directory: str) -> Plan:
+    """The compiled plan, after all permission checks. Raises HostUnfit naming the framework's error."""
+    verify.demand(directory)
+    return Plan.from_json(verify.load_plan_text(directory), f"{directory}/stillframe/plan.json")
+
+
+def pre(directory: str, paths: Paths, started: float, progress: Callable[[str], None]) -> None:
+    """Hold every application and leave the hold to the post-script.
+
+    ``started``: CLOCK_MONOTONIC seconds at which the pre-script began. Raises StillframeError with
+    nothing held. Frees nothing that it did not quiesce.
+    """
+    plan = load_plan(directory)
+    try:
+        cycle.begin(paths, progress)
+    except Busy:
+        if _joinable(paths):
+            progress("the hold that 'app run' keeps for Azure Backup serves this backup too")
+            return
+        raise
+    _rotate(paths)
+    rollback = max((a.timing.release for a in plan.applications), default=0.0)
+    targets: list[Target] = []
+    if not plan.freeze.enabled:
+        targets, _, _ = cycle.targets_for(plan, paths)
+    held = hold.start(
+        plan,
+        "pre",
+        paths=paths,
+        targets=targets,
+        give_up_at=started + plan.framework.timeout_seconds - rollback - MARGIN,
+        sync_only=bool(targets),
+    )
+    if held.quiesce() and held.detach():
+        progress("held")
+        return
+    held.release()
+    events = journal.read(paths.journal)
+    Aftermath(plan, held.notes, paths).write()
+    reasons = cycle.failed_applications(events) or [held.broken or "the hold was lost"]
+    raise LevelNotReached(
+        f"Pre-ScriptExecutionFailed: {'; '.join(dict.fromkeys(reasons))}", "app report shows every step of this attempt"
+    )
+
+
+def post(directory: str, paths: Paths, progress: Callable[[str], None]) -> int:
+    """Release what is left, and say how the last hold ended: an exit status.
+
+    The script has asked the holder already, if there is one that answers.
+    """
+    events = journal.read(paths.journal)
+    begin = next((e for e in reversed(events) if e["event"] == "begin"), None)
+    if begin is None:
+        progress("nothing is held")
+        return int(Exit.DONE)
+    plan = load_plan(directory)
+    try:
+        hold.prepare_folders(paths)
+        lock = hold.take_lock(paths)
+    except Busy:
+        progress("a hold that is not this backup's is running")
+        return int(Exit.DONE)
+    if not journal.ended(events):
+        hold.recover(paths, plan)
+    os.close(lock)
+    if begin.get("kind") != "pre":
+        progress("nothing of a backup's is held")
+        return int(Exit.DONE)
+    found = Aftermath(plan, Journal(paths.journal), paths).report()
+    detached = any(e["event"] == "detached" for e in events)
+    status = post_status(found) if detached or found["stuck"] else int(Exit.DONE)
+    progress(f"{found['achieved']}: {'; '.join(found['because']) or 'held without a break'}")
+    return status
+
+
+def _joinable(paths: Paths) -> bool:
+    """Whether an ``app run`` holds everything just for the extension to come."""
+    events = journal.read(paths.journal)
+    begin = next((e for e in reversed(events) if e["event"] == "begin"), {})
+    words = {str(e["event"]) for e in events}
+    waiting = "snapshot_begin" in words and not words & {"snapshot_end", "broken", "end"}
+    return begin.get("kind") == "run" and begin.get("provider") == "azure-backup" and waiting
+
+
+def _rotate(paths: Paths) -> None:
+    for name in ("pre.log", "post.log"):
+        try:
+            if os.stat(f"{paths.log}/{name}").st_size > LARGEST_LOG:
+                os.rename(f"{paths.log}/{name}", f"{paths.log}/{name}.1")
+        except OSError:
+            pass
+

@@ -1,0 +1,249 @@
+"""Proving a restored copy: start the application on it, run its checks, stop it.
+
+The copy is written to (a database recovers when it starts), so it must be a clone that nobody else
+uses; what shows that it is not, or that it leads out of itself, is refused before anything starts.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from app.errors import HostUnfit, StillframeError
+from app.host.process import SEARCH_PATH, Account, Program, account_of, end_group
+from app.mechanisms import StepFailed, Waiter
+from app.plan import Application, Prove, Step
+from app.recipe import Recipe, describe
+from app.template import fill, fill_all
+
+PATIENCE = 86400.0
+"""Seconds for one check: reading a whole database takes what it takes; the operator can interrupt."""
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """Whether the copy works, why not, and each check with its length in seconds."""
+
+    proven: bool
+    reason: str
+    server_seconds: float | None
+    checks: tuple[dict[str, Any], ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values."""
+        return {
+            "proven": self.proven,
+            "reason": self.reason,
+            "server_seconds": self.server_seconds,
+            "checks": list(self.checks),
+        }
+
+
+def prove(application: Application, data: str, progress: Progress) -> Proof:
+    """Start ``application`` on the copy in the folder ``data``, check it, stop it.
+
+    Raises HostUnfit if the copy cannot be tried at all: it is in use, leads elsewhere, or a program
+    is missing.
+    """
+    if application.prove is None:
+        raise HostUnfit(f"{application.name}: its policy has no [prove] table", "say there how to start and check it")
+    data = os.path.realpath(data)
+    _refuse_live(data)
+    recipe = application.prove
+    account = account_of(recipe.user, data)
+    facts = _read_facts(recipe, data)
+    scratch = tempfile.mkdtemp(prefix="stillframe-prove-")
+    try:
+        os.chown(scratch, account.uid, account.gid)
+        values = {**facts, "data": data, "scratch": scratch}
+        _write_files(recipe.files, values, scratch, account)
+        for name in recipe.remove:
+            if os.path.lexists(f"{data}/{name}"):
+                os.unlink(f"{data}/{name}")
+        return _Trial(application, recipe, values, account, scratch, progress).run()
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _refuse_live(data: str) -> None:
+    if not os.path.isdir(data):
+        raise HostUnfit(f"{data} is not a folder", "give --data the folder of a restored copy")
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            used = [os.readlink(f"/proc/{pid}/cwd")]
+            used += [os.readlink(f"/proc/{pid}/fd/{number}") for number in os.listdir(f"/proc/{pid}/fd")]
+        except OSError:
+            continue  # ended, or not ours to see
+        inside = [path for path in used if path.startswith(f"{data}/") or (path == data and path == used[0])]
+        if inside and int(pid) != os.getpid():
+            raise HostUnfit(f"{data} is in use by process {pid} ({inside[0]})", "prove a clone, never the live data")
+    for folder, folders, _ in os.walk(data):
+        for name in folders:
+            path = f"{folder}/{name}"
+            if os.path.islink(path) and not os.path.realpath(path).startswith(f"{data}/"):
+                raise HostUnfit(
+                    f"{path} leads out of the copy, to {os.path.realpath(path)}",
+                    "point the link at the restored copy of that folder, inside --data",
+                )
+
+
+def _read_facts(recipe: Prove, data: str) -> dict[str, str]:
+    facts = {}
+    for name, (file, pattern) in recipe.facts.items():
+        try:
+            with open(f"{data}/{file}", encoding="utf-8", errors="replace") as text:
+                match = re.search(pattern, text.read(1 << 16), re.MULTILINE)
+        except OSError as error:
+            raise HostUnfit(f"{data}/{file}: {error.strerror}", "is --data the application's own data folder?") from None
+        if match is None:
+            raise HostUnfit(f"{data}/{file} does not look as expected: nothing matches {pattern!r}")
+        facts[name] = match.group(1) if match.re.groups else match.group(0)
+    return facts
+
+
+def _write_files(files: Mapping[str, str], values: Mapping[str, str], scratch: str, account: Account) -> None:
+    for name, text in files.items():
+        descriptor = os.open(f"{scratch}/{os.path.basename(name)}", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            os.fchown(descriptor, account.uid, account.gid)
+            file.write(fill(text, values))
+
+
+class _Trial:
+    """One start of the application on the copy."""
+
+    def __init__(
+        self,
+        application: Application,
+        recipe: Prove,
+        values: Mapping[str, str],
+        account: Account,
+        scratch: str,
+        progress: Progress,
+    ) -> None:
+        self._name = application.name
+        self._recipe = recipe
+        self._values = values
+        self._account = account
+        self._progress = progress
+        self._path = ":".join([*(fill(folder, values) for folder in recipe.path), SEARCH_PATH])
+        self._log = f"{scratch}/server.log"
+        options = {name: self._options(table) for name, table in recipe.mechanisms.items()}
+        self._connections = Recipe(options, Waiter(), lambda pid: None)
+        self._engine = [self._step(step) for step in recipe.engine]
+        self._check = [self._step(step) for step in recipe.check]
+        self._checks: list[dict[str, Any]] = []
+
+    def run(self) -> Proof:
+        server: subprocess.Popen[bytes] | None = None
+        seconds: float | None = None
+        reason = ""
+        try:
+            if self._recipe.start:
+                argv = tuple(fill_all(list(self._recipe.start), self._values))
+                begun = time.monotonic()
+                server = self._start(argv)
+                reason = self._await(server, begun + self._recipe.start_seconds)
+                seconds = round(time.monotonic() - begun, 3)
+                if not reason:
+                    self._progress(f"{self._name}: {argv[0]} started on the copy in {seconds:.1f} s")
+            else:
+                self._connections.connect([*self._engine, *self._check], time.monotonic() + PATIENCE)
+            reason = reason or self._run_checks()
+        except (StepFailed, StillframeError) as error:
+            reason = str(error)
+        finally:
+            self._connections.close(time.monotonic() + 1)
+            if server is not None:
+                reason = self._stop(server) or reason if not reason else reason + self._tail(self._stop(server))
+        return Proof(not reason, reason, seconds, tuple(self._checks))
+
+    def _options(self, table: Mapping[str, Any]) -> dict[str, Any]:
+        filled: dict[str, Any] = fill_all(dict(table), self._values)
+        if "argv" in filled:
+            filled["argv"] = self._located(filled["argv"])
+        if "databases" not in filled:
+            filled.setdefault("user", self._account.name)
+        return filled
+
+    def _step(self, step: Step) -> Step:
+        do = fill_all(dict(step.do), self._values)
+        if "argv" in do:
+            do["argv"] = self._located(do["argv"])
+        return replace(step, do=do)
+
+    def _located(self, argv: Sequence[str]) -> list[str]:
+        """``argv`` with the program's full path, looked for in the recipe's folders first."""
+        if "/" in argv[0]:
+            return list(argv)
+        return [shutil.which(argv[0], path=self._path) or argv[0], *argv[1:]]
+
+    def _start(self, argv: tuple[str, ...]) -> subprocess.Popen[bytes]:
+        program = Program(tuple(self._located(argv)), self._account.name, {}, self._path)
+        log = os.open(self._log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            return program.start(merge_errors=True, output=log)
+        finally:
+            os.close(log)
+
+    def _await(self, server: subprocess.Popen[bytes], deadline: float) -> str:
+        """Connect as soon as the server lets us; the reason if it never does."""
+        reason = ""
+        while time.monotonic() < deadline:
+            if server.poll() is not None:
+                return f"the server ended with status {server.returncode}"
+            try:
+                self._connections.connect([*self._engine, *self._check], deadline)
+                return ""
+            except StepFailed as error:
+                reason = str(error)
+                self._connections.kill()
+            time.sleep(0.1)
+        return f"the server did not answer in {self._recipe.start_seconds:.0f} s: {reason}"
+
+    def _run_checks(self) -> str:
+        for step in (*self._engine, *self._check):
+            what = describe(step)
+            begun = time.monotonic()
+            try:
+                self._connections.perform([step], begun + PATIENCE)
+                error = ""
+            except StepFailed as failure:
+                error = str(failure)
+            took = round(time.monotonic() - begun, 3)
+            self._checks.append({"what": what, "ok": not error, "seconds": took, "reason": error})
+            self._progress(f"{self._name}: {'ok' if not error else 'FAILED'} ({took:.1f} s): {what}")
+            if error:
+                return error
+        return ""
+
+    def _stop(self, server: subprocess.Popen[bytes]) -> str:
+        """Stop the server as its recipe says; the reason if it does not stop in good order."""
+        if server.poll() is None:
+            server.send_signal(signal.Signals[f"SIG{self._recipe.stop_signal}"])
+            try:
+                server.wait(self._recipe.stop_seconds)
+            except subprocess.TimeoutExpired:
+                end_group(server, signal.SIGKILL, grace=0)
+                return f"the server did not stop in {self._recipe.stop_seconds:.0f} s"
+        end_group(server, signal.SIGKILL, grace=0)
+        return "" if server.returncode == 0 else f"the server ended with status {server.returncode}"
+
+    def _tail(self, ending: str) -> str:
+        """The end of the server's own log, for the reason."""
+        try:
+            with open(self._log, encoding="utf-8", errors="replace") as file:
+                last = file.read()[-2000:].strip().splitlines()[-8:]
+        except OSError:
+            last = []
+        return "".join(f"\n    {line}" for line in ([ending] if ending else []) + last)
