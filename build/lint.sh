@@ -36,6 +36,7 @@ skip = ["/scratch"]
 pre_params = ["a b", "$(c)", "it's"]
 post_params = ["-x"]
 EOF
+    mkdir "$folder/image"
     app compile "$folder/orders.toml" --root "$folder/image" --out /etc/azure
 }
 

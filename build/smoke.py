@@ -55,6 +55,7 @@ class Smoke:
         }
         for which, command in commands.items():
             root = self.scratch / "image"
+            root.mkdir()
             status, _, stderr = self._run(
                 command, ("compile", *policies, "--root", root, "--out", "/etc/azure")
             )

@@ -22,7 +22,7 @@ from pathlib import Path
 FIFREEZE = 0xC0045877
 FITHAW = 0xC0045878
 
-PREFIX = "stillframe-scratch-"
+PREFIX = "sf-"
 
 # Smallest sizes: mkfs.xfs refuses less than 300 MB, and btrfs keeps its metadata twice.
 _MAKE = {

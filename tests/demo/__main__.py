@@ -53,7 +53,8 @@ class Stage:
             text=True,
             check=False,
         )
-        lines = (done.stdout + done.stderr).rstrip().splitlines()
+        # Progress comes on stderr while it works, and the result on stdout.
+        lines = (done.stderr + done.stdout).rstrip().splitlines()
         shown = lines if show == "all" or done.returncode else lines[: int(show)]
         for line in shown:
             print(f"  {line}".rstrip())
