@@ -155,7 +155,8 @@ def _order(compiled: Compiled) -> list[str]:
         rows.extend(
             _wrap(
                 f"'app run' does the same with the provider {provider} in place of Azure Backup, and freezes "
-                f"and thaws by itself where that provider needs it. The compiled scripts always serve the extension."
+                "and thaws by itself where that provider needs it. The compiled scripts always serve the "
+                "extension."
             ).splitlines()
         )
     return rows
@@ -188,17 +189,15 @@ def _variant(variant: Variant) -> str:
 
 def _still(compiled: Compiled) -> list[str]:
     plan = compiled.plan
-    rows = []
-    for application in plan.applications:
-        if any(variant.quiesce for variant in application.variants):
-            rows.append(
-                (
-                    application.name,
-                    _at_most(application.timing.hold),
-                    "quiesced from its quiesce to its release; then released whatever happens, and the snapshot "
-                    "does not count as application-consistent",
-                )
-            )
+    words = (
+        "quiesced from its quiesce to its release; then released whatever happens, and the snapshot does "
+        "not count as application-consistent"
+    )
+    rows = [
+        (application.name, _at_most(application.timing.hold), words)
+        for application in plan.applications
+        if any(variant.quiesce for variant in application.variants)
+    ]
     if plan.freeze.enabled:
         rows.append(
             (

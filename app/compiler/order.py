@@ -16,8 +16,6 @@ def order_policies(policies: Sequence[Policy], findings: Findings, *, complete: 
     """
     by_name: dict[str, Policy] = {}
     for policy in policies:
-        if not policy.name:
-            continue  # the schema has said so
         if policy.name in by_name:
             other = by_name[policy.name]
             findings.add(

@@ -46,7 +46,7 @@ def outcomes(plan: Plan) -> list[Outcome]:
         ),
         Outcome(
             f"pre-script is not done after {plan.framework.timeout_seconds} s",
-            f"{_pre(keep_going, freeze)}; the extension stops nothing: the script gives up and releases by itself",
+            f"{_pre(keep_going, freeze)}; the extension stops nothing, so the script gives up and releases",
             ("Pre-ScriptTimeout",),
         ),
         Outcome(
@@ -69,13 +69,13 @@ def outcomes(plan: Plan) -> list[Outcome]:
         ),
         Outcome(
             "the config has a wrong owner or mode, or is damaged",
-            "goes on, filesystem-consistent, whatever the policy says: it was never read; neither script runs",
+            "goes on, filesystem-consistent, whatever the policy says: the config is not read; no script runs",
             ("IncorrectJSONConfigFile",),
         ),
         Outcome(
             "the config is missing",
-            "goes on, filesystem-consistent, as if nothing were set up; neither script runs. NOTHING IS REPORTED: "
-            "only 'app verify' notices",
+            "goes on, filesystem-consistent, as if nothing were set up; neither script runs. NOTHING IS "
+            "REPORTED: only 'app verify' notices",
             (),
         ),
         Outcome(

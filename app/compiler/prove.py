@@ -43,6 +43,7 @@ def build_prove(policy: Policy, findings: Findings) -> Prove | None:
         user=Resolver(policy, findings).text(table.get("user", ""), ("prove", "user")),
         facts=facts,
         path=tuple(resolver.value(table.get("path", []), strings, ("prove", "path"))),
+        remove=tuple(table.get("remove", [])),
         files=resolver.value(table.get("files", {}), {"type": "object"}, ("prove", "files")),
         start=tuple(resolver.value(table.get("start", []), strings, ("prove", "start"))),
         stop_signal=table.get("stop_signal", "TERM"),

@@ -34,14 +34,16 @@ def build_application(policy: Policy, findings: Findings) -> Application:
     data = policy.data
     tables = set(mechanisms.names())
     variants: tuple[Variant, ...] = ()
+    placed: dict[tuple[Key, ...], Variant] = {}
     recover: tuple[Step, ...] = ()
     options: dict[str, Options] = {}
     if not policy.broken & {*_RECIPE, "recover", "choose", *tables}:
-        variants = _variants(policy, findings)
+        placed = _variants(policy, findings)
+        variants = tuple(placed.values())
         saved = frozenset().union(*(saved_names((*v.quiesce, *v.verify, *v.release)) for v in variants))
         recover = build_steps(data.get("recover", []), ("recover",), Resolver(policy, findings), saved)
         options = _options(policy, variants, recover, findings)
-        _check_recipe(policy, variants, recover, findings)
+        _check_recipe(policy, placed, recover, findings)
     quiesces = any(variant.quiesce for variant in variants)
     level = (
         Level[data["level"].upper()]
@@ -51,7 +53,7 @@ def build_application(policy: Policy, findings: Findings) -> Application:
         else Level.FILESYSTEM
     )
     if not policy.broken & {*_RECIPE, "recover", "choose", "level", *tables} and variants:
-        _check_level(policy, level, variants, findings)
+        _check_level(policy, level, placed, findings)
     timing = {**DEFAULT_TIMING, **data.get("timing", {})}
     return Application(
         name=policy.name,
@@ -74,11 +76,12 @@ def build_application(policy: Policy, findings: Findings) -> Application:
     )
 
 
-def _variants(policy: Policy, findings: Findings) -> tuple[Variant, ...]:
+def _variants(policy: Policy, findings: Findings) -> dict[tuple[Key, ...], Variant]:
+    """Every recipe that is for these settings, by where it stands in the policy."""
     data, root = policy.data, policy.root
     choose = data.get("choose", [])
     if not choose:
-        return (_variant("default", "", data, (), policy, findings),)
+        return {(): _variant("default", "", data, (), policy, findings)}
     for key in _RECIPE:
         if data.get(key):
             findings.add(
@@ -87,18 +90,18 @@ def _variants(policy: Policy, findings: Findings) -> tuple[Variant, ...]:
                 "stands beside choose, which has its own",
                 "put it into choose, or write choose = []",
             )
-    kept = []
+    kept: dict[tuple[Key, ...], Variant] = {}
     for index, entry in enumerate(choose):
         path: tuple[Key, ...] = ("choose", index)
         variant = _variant(entry["name"], entry.get("version", ""), entry, path, policy, findings)
         if _applies(entry.get("settings", {}), (*path, "settings"), policy, findings):
-            kept.append(variant)
+            kept[path] = variant
     if not kept and not policy.unsettled:
         values = ", ".join(f"{name} = {show(value)}" for name, value in sorted(policy.settings.items()))
         findings.add(
             root, ("choose",), "none of the recipes is for these settings", f"settings in force: {values}"
         )
-    return tuple(kept)
+    return kept
 
 
 def _variant(
@@ -162,10 +165,12 @@ def _options(
 
 
 def _check_recipe(
-    policy: Policy, variants: tuple[Variant, ...], recover: tuple[Step, ...], findings: Findings
+    policy: Policy,
+    variants: Mapping[tuple[Key, ...], Variant],
+    recover: tuple[Step, ...],
+    findings: Findings,
 ) -> None:
-    data = policy.data
-    lasting = {s.mechanism for v in variants for s in v.quiesce if outlives(s.mechanism)}
+    lasting = {s.mechanism for v in variants.values() for s in v.quiesce if outlives(s.mechanism)}
     if lasting and not recover:
         findings.add(
             policy.root,
@@ -173,10 +178,9 @@ def _check_recipe(
             f"is missing: what {' and '.join(sorted(lasting))} quiesces outlives whoever asked for it",
             "say in [[recover]] what to run when the hold is lost",
         )
-    for index, variant in enumerate(variants):
+    for path, variant in variants.items():
         if variant.quiesce and not variant.release:
-            path: tuple[Key, ...] = ("choose", index, "release") if data.get("choose") else ("release",)
-            findings.add(policy.root, path, "is missing: what is quiesced must be released")
+            findings.add(policy.root, (*path, "release"), "is missing: what is quiesced must be released")
 
 
 def outlives(mechanism: str) -> bool:
@@ -184,17 +188,19 @@ def outlives(mechanism: str) -> bool:
     return bool(getattr(mechanisms.load(mechanism), "OUTLIVES", mechanism == "command"))
 
 
-def _check_level(policy: Policy, level: Level, variants: tuple[Variant, ...], findings: Findings) -> None:
+def _check_level(
+    policy: Policy, level: Level, variants: Mapping[tuple[Key, ...], Variant], findings: Findings
+) -> None:
     if level is not Level.APPLICATION:
         return
     hint = "set level to what the recipe can give: filesystem or crash"
-    for variant in variants:
+    for path, variant in variants.items():
         if not variant.quiesce:
             findings.add(policy.root, ("level",), "is application, but nothing is quiesced", hint)
         elif not any(step.proof for step in (*variant.verify, *variant.release)):
             findings.add(
                 policy.root,
-                ("level",),
-                f"is application, but no step of verify or release proves the hold (recipe {variant.name!r})",
+                (*path, "release"),
+                "no step of verify or release proves the hold, and level is application",
                 f"mark the step whose success proves it with proof = true, or {hint}",
             )

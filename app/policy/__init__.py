@@ -61,6 +61,8 @@ def _load(path: str, findings: Findings, read: Read) -> Policy | None:
         return None
     whole = len(findings) == before
     broken: set[str] = set()
+    # A wrong name still names: others may say that they come after it.
+    lineage = tuple(str(document.data.get("name") or f"({document.file})") for document in chain)
     for document in chain:
         for wrong in check_document(document.data, document.root, findings):
             if wrong:
@@ -71,7 +73,6 @@ def _load(path: str, findings: Findings, read: Read) -> Policy | None:
         # A part of the policy is missing: what it lacks says nothing about what it would be.
         return None
     settings, unsettled = resolve_settings(data.get("settings", {}), root, chain[0].root, findings)
-    lineage = tuple(str(document.data.get("name", "")) for document in chain)
     return Policy(chain[0].file, lineage[0], lineage, data, root, settings, unsettled, frozenset(broken))
 
 

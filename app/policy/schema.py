@@ -296,6 +296,9 @@ def _prove(tables: dict[str, Schema], steps: Schema) -> Schema:
             "description": "name = [file below the data folder, regular expression]",
         },
         path=_strings("folders in which programs are looked for"),
+        remove=_strings(
+            "lock files that a running server keeps in its data folder", pattern=r"^[A-Za-z0-9_.-]+$"
+        ),
         files={
             "type": "object",
             "propertyNames": {"pattern": r"^[A-Za-z0-9_][A-Za-z0-9._-]*$"},

@@ -96,8 +96,9 @@ def _explain(error: ValidationError) -> list[tuple[tuple[Key, ...], str, str]]:
         return [((*path, key), "is missing", _described(schema, key)) for key in missing]
     if "propertyNames" in error.absolute_schema_path:
         return [((*path, value), "is no allowed name", f"a name must match {limit}")]
-    hint = schema.get("description", "")
+    hint = "; ".join(part for part in (_range(schema), schema.get("description", "")) if part)
     if rule == "type":
+        hint = "; ".join(part for part in (_better(value, schema), hint) if part)
         return [(path, f"is {_a(value)}, not {_wanted(schema)}", hint)]
     if rule in ("enum", "const"):
         choices = limit if rule == "enum" else [limit]
@@ -125,11 +126,25 @@ def _explain(error: ValidationError) -> list[tuple[tuple[Key, ...], str, str]]:
         "uniqueItems": "names something twice",
     }
     what = ranges.get(str(rule), f"breaks the rule {rule}")
-    low, high = schema.get("minimum", schema.get("exclusiveMinimum")), schema.get("maximum")
-    if low is not None and high is not None:
-        over = "over " if "exclusiveMinimum" in schema else ""
-        hint = f"{over}{low} to {high}; {hint}" if not over else f"over {low}, at most {high}; {hint}"
     return [(path, f"{show(value)} {what}", hint)]
+
+
+def _range(schema: Schema) -> str:
+    if "maximum" not in schema:
+        return ""
+    if "exclusiveMinimum" in schema:
+        return f"over {schema['exclusiveMinimum']}, at most {schema['maximum']}"
+    return f"{schema.get('minimum')} to {schema['maximum']}"
+
+
+def _better(value: object, schema: Schema) -> str:
+    """What the operator probably meant."""
+    if schema["type"] == "integer":
+        if isinstance(value, float) and value.is_integer() and abs(value) < 1e9:
+            return f"write {int(value)}, without a decimal point"
+        if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 10:
+            return f"write {int(value)}, without quotes"
+    return ""
 
 
 def _described(schema: Schema, key: str) -> str:
