@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from app import mechanisms
 from app.errors import HostUnfit, StillframeError
 from app.host.process import SEARCH_PATH, Account, Program, account_of, end_group
 from app.mechanisms import StepFailed, Waiter
@@ -138,7 +139,7 @@ class _Trial:
         self._progress = progress
         self._path = ":".join([*(fill(folder, values) for folder in recipe.path), SEARCH_PATH])
         self._log = f"{scratch}/server.log"
-        options = {name: self._options(table) for name, table in recipe.mechanisms.items()}
+        options = {name: self._options(name, table) for name, table in recipe.mechanisms.items()}
         self._connections = Recipe(options, Waiter(), lambda pid: None)
         self._engine = [self._step(step) for step in recipe.engine]
         self._check = [self._step(step) for step in recipe.check]
@@ -168,11 +169,11 @@ class _Trial:
                 reason = self._stop(server) or reason if not reason else reason + self._tail(self._stop(server))
         return Proof(not reason, reason, seconds, tuple(self._checks))
 
-    def _options(self, table: Mapping[str, Any]) -> dict[str, Any]:
+    def _options(self, name: str, table: Mapping[str, Any]) -> dict[str, Any]:
         filled: dict[str, Any] = fill_all(dict(table), self._values)
         if "argv" in filled:
             filled["argv"] = self._located(filled["argv"])
-        if "databases" not in filled:
+        if "user" in mechanisms.load(name).OPTIONS_SCHEMA["properties"]:
             filled.setdefault("user", self._account.name)
         return filled
 
