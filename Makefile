@@ -21,7 +21,7 @@ help:
 demo: dist/app
 	@$(VENV)/python -m tests.demo dist/app
 
-test:
+test: dist/app
 	@build/bootstrap.sh
 	@$(VENV)/python -m pytest $(ARGS)
 
