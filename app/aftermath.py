@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 
@@ -55,7 +56,9 @@ class Aftermath:
     def verdict(self) -> tuple[int, str]:
         """Exit status and words for the post-script."""
         found = self.report()
-        return post_status(found), f"{found['achieved']}: {'; '.join(found['because']) or 'held without a break'}"
+        return post_status(
+            found
+        ), f"{found['achieved']}: {'; '.join(found['because']) or 'held without a break'}"
 
     def write(self) -> None:
         """Keep the report. Never raises: a full disk must not change what was achieved."""
@@ -69,10 +72,8 @@ class Aftermath:
         """Remove what only a hold in progress needs; kept if something is still not released."""
         control.remove(self._paths)
         if not journal.quiesced_applications(journal.read(self._paths.journal)):
-            try:
+            with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._paths.outstanding)
-            except FileNotFoundError:
-                pass
 
 
 def post_status(found: report.Report) -> int:

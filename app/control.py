@@ -7,6 +7,7 @@ ends the moment the holder dies.
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 from app.paths import Paths
@@ -33,10 +34,8 @@ class Server:
     def answer(self, status: int, words: str) -> None:
         """One line for whoever reads; kept by the kernel for a reader that has opened already."""
         line = f"{status} {' '.join(words.split())}\n"
-        try:
+        with contextlib.suppress(OSError):
             os.write(self._answer, line.encode()[:4000])
-        except OSError:
-            pass
 
     def close(self) -> None:
         """Remove the FIFOs, then close them: who comes later finds none and asks the binary."""
@@ -52,7 +51,5 @@ def remove(paths: Paths) -> None:
 
 
 def _remove(path: str) -> None:
-    try:
+    with contextlib.suppress(FileNotFoundError):
         os.unlink(path)
-    except FileNotFoundError:
-        pass

@@ -33,7 +33,9 @@ def begin(paths: Paths, progress: Progress) -> int:
     keep_in_children(lock)
     left = hold.recover(paths, None)
     if left is not None:
-        progress(f"an earlier hold died; thawed: {left['thawed'] or 'nothing'}, released: {left['released'] or 'nothing'}")
+        progress(
+            f"an earlier hold died; thawed: {left['thawed'] or 'nothing'}, released: {left['released'] or 'nothing'}"
+        )
     return lock
 
 
@@ -87,7 +89,9 @@ def run(plan: Plan, paths: Paths, progress: Progress) -> report.Report:
         if targets and not sync_only:
             progress(f"writing dirty pages back on {', '.join(context.mounts)}")
         rounds: list[dict[str, Any]] = []
-        freeze.presync(targets, time.monotonic() + PRESYNC_SECONDS, lambda event, **facts: rounds.append(facts))
+        freeze.presync(
+            targets, time.monotonic() + PRESYNC_SECONDS, lambda event, **facts: rounds.append(facts)
+        )
         held = hold.start(
             plan,
             "run",
@@ -141,7 +145,9 @@ def _held(
             reason = frozen.get("reason") or held.broken or "the freeze failed"
             note("snapshot_refused", reason=reason, state="busy" if frozen.get("busy") else "refused")
             return None
-    seconds = plan.freeze.timeout if to_freeze else min((a.timing.hold for a in plan.applications), default=1800.0)
+    seconds = (
+        plan.freeze.timeout if to_freeze else min((a.timing.hold for a in plan.applications), default=1800.0)
+    )
     context.deadline = time.monotonic() + seconds
     context.asker, context.register = held.channel, held.register
     note("snapshot_begin", provider=plan.snapshot.provider)
@@ -172,5 +178,6 @@ def conclude(plan: Plan, paths: Paths, held: hold.Hold) -> report.Report:
 
 def failed_applications(events: Sequence[journal.Event]) -> list[str]:
     """Why applications could not be held, one sentence each."""
-    return [f"{e['app']}: {e['reason']}" for e in events if e["event"] in ("given_up", "lost") and e.get("reason")]
-
+    return [
+        f"{e['app']}: {e['reason']}" for e in events if e["event"] in ("given_up", "lost") and e.get("reason")
+    ]

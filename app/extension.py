@@ -61,7 +61,8 @@ def pre(directory: str, paths: Paths, started: float, progress: Callable[[str], 
     Aftermath(plan, held.notes, paths).write()
     reasons = cycle.failed_applications(events) or [held.broken or "the hold was lost"]
     raise LevelNotReached(
-        f"Pre-ScriptExecutionFailed: {'; '.join(dict.fromkeys(reasons))}", "app report shows every step of this attempt"
+        f"Pre-ScriptExecutionFailed: {'; '.join(dict.fromkeys(reasons))}",
+        "app report shows every step of this attempt",
     )
 
 
@@ -111,4 +112,3 @@ def _rotate(paths: Paths) -> None:
                 os.rename(f"{paths.log}/{name}", f"{paths.log}/{name}.1")
         except OSError:
             pass
-

@@ -124,7 +124,9 @@ class Freezer:
         busy = [t for t in failed if t.state == "failed" and t.reason == errno.errorcode[errno.EBUSY]]
         if busy:
             raise FreezeFailed(
-                f"{', '.join(t.mount.path for t in busy)}: already frozen by somebody else (EBUSY)", busy=True, hung=hung
+                f"{', '.join(t.mount.path for t in busy)}: already frozen by somebody else (EBUSY)",
+                busy=True,
+                hung=hung,
             )
         if hung:
             raise FreezeFailed(f"{', '.join(hung)}: FIFREEZE did not return in the time allowed", hung=hung)

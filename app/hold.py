@@ -10,15 +10,16 @@ import select
 import socket
 import time
 from collections.abc import Sequence
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
-from app import __version__, control, history, journal, mechanisms
+from app import __version__, control, freeze, history, journal, mechanisms
 from app.aftermath import Aftermath
 from app.errors import Busy, HostUnfit
 from app.freeze import Target
 from app.holder import Holder
-from app.host.fork import Child, fork_child, keep_in_children, reap
+from app.host import trust
+from app.host.fork import Child, fork_child, reap
 from app.host.mounts import Mount, open_mount
 from app.journal import Journal
 from app.paths import Paths
@@ -51,7 +52,9 @@ def take_lock(paths: Paths) -> int:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         os.close(descriptor)
-        raise Busy("another hold is running on this machine", "app status says whose, and until when") from None
+        raise Busy(
+            "another hold is running on this machine", "app status says whose, and until when"
+        ) from None
     return descriptor
 
 
@@ -92,6 +95,18 @@ class Hold:
     def detach(self) -> bool:
         """Leave the hold to the post-script. False if it was broken meanwhile."""
         return bool(self._ask("detach").get("detached"))
+
+    def register(self, pid: int) -> None:
+        """Name a process that must end with this client."""
+        try:
+            self._holder.channel.send(json.dumps({"do": "register", "pid": pid}).encode())
+        except OSError:
+            pass  # the holder died, which the next order says
+
+    @property
+    def channel(self) -> int:
+        """A descriptor that becomes readable when the hold breaks."""
+        return self._holder.channel.fileno()
 
     def is_broken(self) -> bool:
         """Whether the hold has been lost since the last order, without waiting."""
@@ -141,7 +156,14 @@ class Hold:
 
 
 def start(
-    plan: Plan, kind: str, *, paths: Paths, targets: Sequence[Target], give_up_at: float, sync_only: bool, **facts: Any
+    plan: Plan,
+    kind: str,
+    *,
+    paths: Paths,
+    targets: Sequence[Target],
+    give_up_at: float,
+    sync_only: bool,
+    **facts: Any,
 ) -> Hold:
     """Fork a holder for ``plan``; nothing is quiesced yet. The caller holds the lock (take_lock).
 
@@ -157,7 +179,7 @@ def start(
         hold=secrets.token_hex(8),
         kind=kind,
         pid=os.getpid(),
-        wall=datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
+        wall=datetime.now(UTC).isoformat(timespec="milliseconds"),
         plan=plan.digest(),
         version=__version__,
         requested=plan.requested.word,
@@ -204,41 +226,42 @@ def recover(paths: Paths, plan: Plan | None) -> dict[str, Any] | None:
         for application in subject.applications if subject else ():
             if application.recover:
                 notes.note("quiescing", app=application.name, attempt=0)
-    thawed = thaw_journal(paths, notes)
+    thawed, stuck = thaw_journal(paths, notes)
     if subject is None:
         notes.note("broken", reason="every process of the hold died")
         notes.note("end")
         control.remove(paths)
-        return {"thawed": thawed, "released": [], "left": []}
+        return {"thawed": thawed, "released": [], "left": stuck}
     before = journal.quiesced_applications(journal.read(paths.journal))
     Aftermath(subject, notes, paths).conclude("every process of the hold died")
     after = journal.quiesced_applications(journal.read(paths.journal))
-    return {"thawed": thawed, "released": [n for n in before if n not in after], "left": after}
+    return {"thawed": thawed, "released": [n for n in before if n not in after], "left": after + stuck}
 
 
 def _remembered(paths: Paths) -> Plan | None:
-    from app.host import trust
-
     if not os.path.lexists(paths.outstanding):
         return None
     return Plan.from_json(trust.read_trusted(paths.outstanding, mode=0o600).decode(), paths.outstanding)
 
 
-def thaw_journal(paths: Paths, notes: Journal) -> list[str]:
-    """Thaw the mounts that the journal says we froze; returns those that were frozen."""
-    from app.freeze import thaw_descriptor
-
-    thawed = []
+def thaw_journal(paths: Paths, notes: Journal) -> tuple[list[str], list[str]]:
+    """Thaw the mounts that the journal says we froze; (those that were frozen, those still stuck)."""
+    thawed, stuck = [], []
     for path in journal.frozen_mounts(journal.read(paths.journal)):
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
-            state = thaw_descriptor(descriptor)
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except FileNotFoundError:
+            notes.note("not_frozen", mount=path, by="recover", reason="no longer mounted")
+            continue
+        try:
+            state = freeze.thaw_descriptor(descriptor)
         finally:
             os.close(descriptor)
-        if state in ("thawed", "not frozen"):
-            notes.note("thawed", mount=path, by="recover")
-        else:
+        if state not in ("thawed", "not frozen"):
             notes.note("thaw_failed", mount=path, reason=state)
+            stuck.append(path)
+            continue
+        notes.note("thawed", mount=path, by="recover")
         if state == "thawed":
             thawed.append(path)
-    return thawed
+    return thawed, stuck

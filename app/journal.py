@@ -7,6 +7,7 @@ its journal: what is not written there was not achieved.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -25,11 +26,11 @@ class Journal:
 
     def note(self, event: str, **facts: Any) -> None:
         """Append one event. Never raises: a full tmpfs must not keep anything frozen."""
-        line = json.dumps({"t": time.monotonic(), "event": event, **facts}, ensure_ascii=False, separators=(",", ":"))
-        try:
+        line = json.dumps(
+            {"t": time.monotonic(), "event": event, **facts}, ensure_ascii=False, separators=(",", ":")
+        )
+        with contextlib.suppress(OSError):
             os.write(self.descriptor, line.encode(errors="replace") + b"\n")
-        except OSError:
-            pass
 
     def close(self) -> None:
         """Close the descriptor."""
@@ -43,7 +44,7 @@ def read(path: str) -> list[Event]:
             lines = file.read().split("\n")
     except FileNotFoundError:
         return []
-    events = []
+    events: list[Event] = []
     for line in lines:
         try:
             event = json.loads(line)

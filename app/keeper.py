@@ -7,6 +7,7 @@ the watchdog can end it when the keeper cannot.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import select
 import socket
@@ -157,7 +158,9 @@ class Keeper:
         def done(step: Any) -> None:
             nonlocal begun
             now = time.monotonic()
-            self._note("step", phase=phase, what=describe(step), seconds=round(now - begun, 6), proof=step.proof)
+            self._note(
+                "step", phase=phase, what=describe(step), seconds=round(now - begun, 6), proof=step.proof
+            )
             begun = now
 
         self._recipe.perform(steps, deadline, done)
@@ -176,10 +179,8 @@ class Keeper:
         deadline = time.monotonic() + ALONE
         if self._touched and self._held and self._variant is not None:
             self._waiter.forget_asker()
-            try:
+            with contextlib.suppress(StepFailed, StillframeError, OSError):
                 self._release(deadline, {})
-            except (StepFailed, StillframeError, OSError):
-                pass
         elif self._touched:
             self._undo(deadline)
         self._recipe.kill()

@@ -18,7 +18,9 @@ def narrate(report: Report, *, timeline: bool = True) -> str:
     lines.append(f"  snapshot   {_snapshot(report['snapshot'])}")
     for application in report["applications"]:
         lines.append(f"  {application['name']:<10} {_application(application)}")
-        lines += [f"  {'':<10} {name}: {_one_line(value)}" for name, value in sorted(application["saved"].items())]
+        lines += [
+            f"  {'':<10} {name}: {_one_line(value)}" for name, value in sorted(application["saved"].items())
+        ]
     for filesystem in report["filesystems"]:
         lines.append(f"  {filesystem['mount']:<10} {_filesystem(filesystem)}")
     if report["stuck"]:
@@ -76,7 +78,11 @@ def _application(application: dict[str, Any]) -> str:
 def _filesystem(filesystem: dict[str, Any]) -> str:
     if not filesystem["frozen"]:
         return f"not frozen: {filesystem.get('reason', 'the hold ended before')}"
-    words = f"frozen for {_seconds(filesystem['held_seconds'])}" if filesystem["held_seconds"] is not None else "FROZEN"
+    words = (
+        f"frozen for {_seconds(filesystem['held_seconds'])}"
+        if filesystem["held_seconds"] is not None
+        else "FROZEN"
+    )
     if filesystem.get("thawed_by"):
         words += f", thawed by the {filesystem['thawed_by']}"
     return words

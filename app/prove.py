@@ -57,7 +57,9 @@ def prove(application: Application, data: str, progress: Progress) -> Proof:
     is missing.
     """
     if application.prove is None:
-        raise HostUnfit(f"{application.name}: its policy has no [prove] table", "say there how to start and check it")
+        raise HostUnfit(
+            f"{application.name}: its policy has no [prove] table", "say there how to start and check it"
+        )
     data = os.path.realpath(data)
     _refuse_live(data)
     recipe = application.prove
@@ -87,7 +89,9 @@ def _refuse_live(data: str) -> None:
             continue  # ended, or not ours to see
         inside = [path for path in used if path.startswith(f"{data}/") or (path == data and path == used[0])]
         if inside and int(pid) != os.getpid():
-            raise HostUnfit(f"{data} is in use by process {pid} ({inside[0]})", "prove a clone, never the live data")
+            raise HostUnfit(
+                f"{data} is in use by process {pid} ({inside[0]})", "prove a clone, never the live data"
+            )
     for folder, folders, _ in os.walk(data):
         for name in folders:
             path = f"{folder}/{name}"
@@ -105,7 +109,9 @@ def _read_facts(recipe: Prove, data: str) -> dict[str, str]:
             with open(f"{data}/{file}", encoding="utf-8", errors="replace") as text:
                 match = re.search(pattern, text.read(1 << 16), re.MULTILINE)
         except OSError as error:
-            raise HostUnfit(f"{data}/{file}: {error.strerror}", "is --data the application's own data folder?") from None
+            raise HostUnfit(
+                f"{data}/{file}: {error.strerror}", "is --data the application's own data folder?"
+            ) from None
         if match is None:
             raise HostUnfit(f"{data}/{file} does not look as expected: nothing matches {pattern!r}")
         facts[name] = match.group(1) if match.re.groups else match.group(0)
@@ -114,7 +120,9 @@ def _read_facts(recipe: Prove, data: str) -> dict[str, str]:
 
 def _write_files(files: Mapping[str, str], values: Mapping[str, str], scratch: str, account: Account) -> None:
     for name, text in files.items():
-        descriptor = os.open(f"{scratch}/{os.path.basename(name)}", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        descriptor = os.open(
+            f"{scratch}/{os.path.basename(name)}", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600
+        )
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             os.fchown(descriptor, account.uid, account.gid)
             file.write(fill(text, values))
@@ -166,7 +174,9 @@ class _Trial:
         finally:
             self._connections.close(time.monotonic() + 1)
             if server is not None:
-                reason = self._stop(server) or reason if not reason else reason + self._tail(self._stop(server))
+                reason = (
+                    self._stop(server) or reason if not reason else reason + self._tail(self._stop(server))
+                )
         return Proof(not reason, reason, seconds, tuple(self._checks))
 
     def _options(self, name: str, table: Mapping[str, Any]) -> dict[str, Any]:

@@ -56,7 +56,9 @@ class Recipe:
                     self._options.get(name, {}), steps, self._waiter, self._register, deadline
                 )
 
-    def perform(self, steps: Iterable[Step], deadline: float, done: Callable[[Step], None] | None = None) -> bool:
+    def perform(
+        self, steps: Iterable[Step], deadline: float, done: Callable[[Step], None] | None = None
+    ) -> bool:
         """Do steps in order; True if one of them is a proof.
 
         Raises StepFailed at the first that fails (the following are not done), Abandoned.
@@ -92,7 +94,9 @@ class Recipe:
         if step.expect is not None:
             match = re.search(step.expect, answer, re.MULTILINE)
             if match is None:
-                raise StepFailed(f"{describe(step)}: answered {_short(answer)!r}, which does not match {step.expect!r}")
+                raise StepFailed(
+                    f"{describe(step)}: answered {_short(answer)!r}, which does not match {step.expect!r}"
+                )
             if len(step.save) > 1 or (step.save and match.re.groups == 1):
                 values = tuple(group or "" for group in match.groups())
         if step.unchanged is not None and answer != self.saved.get(step.unchanged):
@@ -119,7 +123,9 @@ def choose(application: Application, version: int | None) -> Variant:
 def all_steps(application: Application) -> list[Step]:
     """Every step that a hold may do, of all variants."""
     return [
-        step for variant in application.variants for step in (*variant.quiesce, *variant.verify, *variant.release)
+        step
+        for variant in application.variants
+        for step in (*variant.quiesce, *variant.verify, *variant.release)
     ] + list(application.recover)
 
 

@@ -30,7 +30,7 @@ class _Times:
 
 def build(plan: Plan, events: Sequence[Event]) -> Report:
     """The report of the hold that ``events`` tell of. Pure; never raises on a torn journal."""
-    begin = next((e for e in events if e["event"] == "begin"), {"t": 0.0})
+    begin: Event = next((e for e in events if e["event"] == "begin"), {"t": 0.0})
     zero = float(begin["t"])
     snapshot = _snapshot(events)
     window = (snapshot.get("began"), snapshot.get("ended"))
@@ -84,7 +84,9 @@ def _snapshot(events: Sequence[Event]) -> dict[str, Any]:
             found["began"] = event["t"]
         elif event["event"] == "snapshot_end":
             found["ended"] = event["t"]
-            found["state"] = found["state"] if found["state"] == "rehearsed" else ("taken" if event["ok"] else "failed")
+            found["state"] = (
+                found["state"] if found["state"] == "rehearsed" else ("taken" if event["ok"] else "failed")
+            )
             found["seconds"] = round(event["t"] - found.get("began", event["t"]), 6)
             found.update({k: event[k] for k in ("reference", "details", "reason") if event.get(k)})
         elif event["event"] == "snapshot_refused":
@@ -146,7 +148,7 @@ def _application(
     reasons = [str(e["reason"]) for e in mine if e["event"] in _BAD and e.get("reason")]
     connected = next((e for e in reversed(mine) if e["event"] == "connected"), {})
     held = _was_held(application, mine, times, released, window, broken)
-    saved = next((e["saved"] for e in reversed(mine) if e.get("saved")), {})
+    saved: dict[str, str] = next((e["saved"] for e in reversed(mine) if e.get("saved")), {})
     return {
         "name": application.name,
         "policy": list(application.lineage),
@@ -182,7 +184,9 @@ def _was_held(
     quiesced, verified = times["quiesced"], times["verified"]
     if broken or quiesced is None or verified is None or released is None or not released.get("held"):
         return False
-    if any(e["event"] in ("lost", "not_verified", "undone", "release_failed") and e["t"] > quiesced for e in mine):
+    if any(
+        e["event"] in ("lost", "not_verified", "undone", "release_failed") and e["t"] > quiesced for e in mine
+    ):
         return False
     began, ended = window
     if began is not None and (quiesced > began or ended is None or verified < ended):
@@ -221,7 +225,12 @@ def _level(
             because.append(f"{application['name']}: {'; '.join(application['because'])}")
         else:
             achieved.append(_own_level(plan, application["name"], base))
-    if broken or not any(a.has_steps for a in plan.applications) or because and any(b.startswith("the hold") for b in because):
+    if (
+        broken
+        or not any(a.has_steps for a in plan.applications)
+        or (because
+        and any(b.startswith("the hold") for b in because))
+    ):
         achieved.append(base)
     if base < Level.FILESYSTEM and not synced:
         achieved.append(base)
@@ -291,8 +300,17 @@ def _timeline(events: Sequence[Event], zero: float) -> list[dict[str, Any]]:
         pattern = _SHOWN.get(event["event"])
         if pattern is None:
             continue
-        facts = {**dict.fromkeys(("app", "mount", "reason", "attempt", "variant", "provider", "what", "phase", "round"), ""), **event}
-        entry = {"at": round(float(event["t"]) - zero, 6), "event": event["event"], "text": pattern.format(**facts)}
+        facts = {
+            **dict.fromkeys(
+                ("app", "mount", "reason", "attempt", "variant", "provider", "what", "phase", "round"), ""
+            ),
+            **event,
+        }
+        entry = {
+            "at": round(float(event["t"]) - zero, 6),
+            "event": event["event"],
+            "text": pattern.format(**facts),
+        }
         if "seconds" in event:
             entry["seconds"] = event["seconds"]
         lines.append(entry)

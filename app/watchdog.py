@@ -10,6 +10,7 @@ the holder goes), ``deadline T`` (CLOCK_MONOTONIC seconds), ``end``. The watchdo
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -95,10 +96,8 @@ class Watchdog:
     def _heed(self, message: str) -> None:
         word, _, value = message.partition(" ")
         if word == "beat":
-            try:
+            with contextlib.suppress(OSError):
                 self._channel.send(b"beat", socket.MSG_DONTWAIT)
-            except OSError:
-                pass
         elif word in ("freezing", "frozen"):
             self._frozen.add(int(value))
         elif word == "thawed":
@@ -113,7 +112,9 @@ class Watchdog:
 
     def _thaw(self) -> None:
         """Thaw all that may be frozen, each in a thread: one that blocks must not stop the others."""
-        threads = [threading.Thread(target=self._thaw_one, args=(n,), daemon=True) for n in sorted(self._frozen)]
+        threads = [
+            threading.Thread(target=self._thaw_one, args=(n,), daemon=True) for n in sorted(self._frozen)
+        ]
         for thread in reversed(threads):
             thread.start()
         end = time.monotonic() + 1.0
@@ -163,10 +164,8 @@ class Watchdog:
 
     @staticmethod
     def _kill(pidfd: int) -> None:
-        try:
+        with contextlib.suppress(OSError):
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-        except OSError:
-            pass
 
 
 def _ended(pidfd: int) -> bool:

@@ -35,5 +35,9 @@ def command(policy: str, data: str, as_json: bool) -> None:
         raise Misused(f"{policy}: has no application to prove")
     proof = prove.prove(plan.applications[0], data, lambda text: click.echo(text, err=True))
     what = f"{plan.applications[0].name}: {'proven' if proof.proven else f'NOT proven: {proof.reason}'}"
-    emit({"application": plan.applications[0].name, "data": os.path.realpath(data), **proof.to_json()}, what, as_json)
+    emit(
+        {"application": plan.applications[0].name, "data": os.path.realpath(data), **proof.to_json()},
+        what,
+        as_json,
+    )
     sys.exit(int(Exit.DONE if proof.proven else Exit.DIFFERS))

@@ -19,7 +19,9 @@ def command(number: int | None, as_list: bool, as_json: bool) -> None:
     where = paths()
     if as_list:
         found = [history.load(where, each) for each in history.numbers(where)]
-        short = [{k: r[k] for k in ("number", "started", "kind", "requested", "achieved", "exit")} for r in found]
+        short = [
+            {k: r[k] for k in ("number", "started", "kind", "requested", "achieved", "exit")} for r in found
+        ]
         emit(short, "\n".join(headline(r) for r in found) or "there is no report yet", as_json)
         return
     report = history.load(where, number)

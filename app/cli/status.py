@@ -49,7 +49,8 @@ def _state(where: Paths) -> dict[str, Any]:
         ],
         "frozen": frozen,
         "quiesced": quiesced,
-        "left_behind": bool(frozen or quiesced or not over or os.path.lexists(where.outstanding)) and not running,
+        "left_behind": bool(frozen or quiesced or not over or os.path.lexists(where.outstanding))
+        and not running,
         "last_report": None
         if last is None
         else {k: last[k] for k in ("number", "started", "kind", "requested", "achieved", "exit")},

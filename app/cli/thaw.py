@@ -28,7 +28,9 @@ def command(everything: bool, as_json: bool) -> None:
         thawed, stuck = thaw_everything()
     else:
         events = journal.read(where.journal)
-        thawed, stuck = hold.thaw_journal(where, Journal(where.journal)) if journal.frozen_mounts(events) else ([], [])
+        thawed, stuck = (
+            hold.thaw_journal(where, Journal(where.journal)) if journal.frozen_mounts(events) else ([], [])
+        )
     text = "\n".join([*(f"{path}: thawed" for path in thawed), *(f"{s}: NOT thawed" for s in stuck)])
     emit({"thawed": thawed, "stuck": stuck}, text or "nothing of ours was frozen", as_json)
     sys.exit(int(Exit.STUCK if stuck else Exit.DONE))

@@ -86,7 +86,9 @@ def read_mounts() -> list[Mount]:
         return parse_mountinfo(file.read())
 
 
-def select(mounts: Iterable[Mount], freeze: Freeze, resource_devices: frozenset[str] = frozenset()) -> list[Mount]:
+def select(
+    mounts: Iterable[Mount], freeze: Freeze, resource_devices: frozenset[str] = frozenset()
+) -> list[Mount]:
     """One mount for each filesystem to freeze, deepest first, ``/`` last.
 
     Several mounts of one filesystem (bind mounts, subvolumes) count once, by the shallowest. With
@@ -120,7 +122,9 @@ def _normal(path: str) -> str:
 def _named(by_path: dict[str, Mount], path: str) -> Mount:
     mount = by_path.get(_normal(path))
     if mount is None:
-        raise HostUnfit(f"freeze.mounts: {path} is not a mount point", "findmnt lists the mount points of this machine")
+        raise HostUnfit(
+            f"freeze.mounts: {path} is not a mount point", "findmnt lists the mount points of this machine"
+        )
     if mount.kind in NETWORK or mount.kind in {"tmpfs", "proc", "sysfs", "overlay", "devtmpfs", "squashfs"}:
         raise HostUnfit(
             f"freeze.mounts: {path} is {mount.kind}, which cannot be frozen", "leave it out of freeze.mounts"
@@ -147,7 +151,11 @@ def resource_devices(mounts: Iterable[Mount], waagent: str = "/etc/waagent.conf"
     links = {os.path.realpath(link) for link in _RESOURCE_LINKS if os.path.exists(link)}
     found = set()
     for mount in mounts:
-        warned = os.path.exists(f"{mount.path}/DATALOSS_WARNING_README.txt") if mount.path.startswith("/mnt") else False
+        warned = (
+            os.path.exists(f"{mount.path}/DATALOSS_WARNING_README.txt")
+            if mount.path.startswith("/mnt")
+            else False
+        )
         if mount.path in points or os.path.realpath(mount.source) in links or warned:
             found.add(mount.device)
     return frozenset(found)

@@ -6,6 +6,7 @@ variables would otherwise decide what a database client does.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import signal
@@ -131,10 +132,8 @@ def end_group(process: subprocess.Popen[bytes], first: signal.Signals, grace: fl
 
 
 def _signal_group(leader: int, number: signal.Signals) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(leader, number)
-    except (ProcessLookupError, PermissionError):
-        pass
 
 
 def _find(name: str, path: str) -> str:
@@ -152,4 +151,6 @@ def _find(name: str, path: str) -> str:
         if stat.S_ISREG(mode) and mode & 0o111:
             return candidate
     where = "" if "/" in name else f" in {path}"
-    raise HostUnfit(f"the program {name!r} is not there{where}", "install it, or name its full path in the policy")
+    raise HostUnfit(
+        f"the program {name!r} is not there{where}", "install it, or name its full path in the policy"
+    )

@@ -65,7 +65,9 @@ class CommandConnection:
         program = self._programs.get(id(step)) or _program(self._options, step)
         output, status = run(program, step.do.get("stdin", ""), self._waiter, self._register, deadline)
         if status not in tuple(step.do.get("exit", (0,))):
-            raise StepFailed(f"{program.argv[0]} ended with status {status}: {' '.join(output.split())[-300:]}")
+            raise StepFailed(
+                f"{program.argv[0]} ended with status {status}: {' '.join(output.split())[-300:]}"
+            )
         return output.strip()
 
     def prove(self, deadline: float) -> None:

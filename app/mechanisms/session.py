@@ -7,6 +7,7 @@ the server gives it, answers at release: we never connect a second time.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import secrets
@@ -50,7 +51,10 @@ OPTIONS_SCHEMA: dict[str, object] = {
             "description": "regular expression: an answer that it matches is an error",
         },
         "identity": {"type": "string", "description": "statement whose answer names the session"},
-        "version": {"type": "string", "description": "statement whose answer is the server's version, a number"},
+        "version": {
+            "type": "string",
+            "description": "statement whose answer is the server's version, a number",
+        },
         "begin": {**_STRINGS, "description": "statements typed right after connecting"},
         "quit": {"type": "string", "description": "typed at the end; absent: end of input"},
     },
@@ -113,10 +117,8 @@ class SessionConnection:
 
     def complaint(self) -> str:
         """What the client said unasked, or how it ended."""
-        try:
+        with contextlib.suppress(BlockingIOError):
             self._pending += os.read(self._output, 4096)
-        except BlockingIOError:
-            pass
         return self._ending()
 
     def close(self, deadline: float) -> None:
@@ -178,7 +180,11 @@ class SessionConnection:
         said = _short(self._pending.decode(errors="replace"))
         time.sleep(0.01)
         status = self._process.poll()
-        how = f"{self._name} ended with status {status}" if status is not None else f"{self._name} closed its output"
+        how = (
+            f"{self._name} ended with status {status}"
+            if status is not None
+            else f"{self._name} closed its output"
+        )
         return f"{how}: {said}" if said else how
 
 
@@ -199,4 +205,3 @@ def _number(answer: str) -> int:
 def _short(text: str) -> str:
     line = " ".join(text.split())
     return line if len(line) <= 300 else line[:297] + "..."
-

@@ -10,6 +10,7 @@ integrity_check), sqlite.org/uri.html.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import socket
@@ -32,8 +33,16 @@ OPTIONS_SCHEMA: dict[str, object] = {
     "additionalProperties": False,
     "required": ["databases"],
     "properties": {
-        "databases": {"type": "array", "items": {"type": "string"}, "minItems": 1, "description": "full paths"},
-        "below": {"type": "string", "description": "folder of a restored copy: the databases are looked for there"},
+        "databases": {
+            "type": "array",
+            "items": {"type": "string"},
+            "minItems": 1,
+            "description": "full paths",
+        },
+        "below": {
+            "type": "string",
+            "description": "folder of a restored copy: the databases are looked for there",
+        },
     },
 }
 
@@ -59,7 +68,7 @@ class SqliteConnection:
         self._children: list[Child] = []
         try:
             for (uid, gid), databases in by_owner.items():
-                child = fork_child(lambda channel, u=uid, g=gid, d=databases: _serve(channel, u, g, d))
+                child = fork_child(functools.partial(_serve, uid=uid, gid=gid, paths=databases))
                 self._children.append(child)
                 register(child.pid)
             self._ask("open", deadline)
@@ -124,7 +133,9 @@ def _owner(path: str) -> tuple[int, int]:
     try:
         status = os.stat(path)
     except OSError as error:
-        raise HostUnfit(f"{path}: {error.strerror}", "settings.databases lists full paths of existing files") from None
+        raise HostUnfit(
+            f"{path}: {error.strerror}", "settings.databases lists full paths of existing files"
+        ) from None
     if os.geteuid() != 0:
         return os.geteuid(), os.getegid()
     if status.st_uid == 0:
@@ -140,7 +151,9 @@ def _below(folder: str, path: str) -> str:
         candidate = os.path.join(folder, *parts[start:])
         if os.path.isfile(candidate):
             return candidate
-    raise HostUnfit(f"{folder}: holds no copy of {path}", "give --data the folder that holds the restored volume")
+    raise HostUnfit(
+        f"{folder}: holds no copy of {path}", "give --data the folder that holds the restored volume"
+    )
 
 
 class _Database:
@@ -222,9 +235,10 @@ def _serve(channel: socket.socket, uid: int, gid: int, paths: list[str]) -> None
         at = ""
         try:
             if action == "open":
+                answers = []
                 for at in paths:
                     opened.append(_Database(at))
-                answers = [f"{path}: open" for path in paths]
+                    answers.append(f"{at}: open")
             elif action == "ping":
                 answers = [f"{database.path}: open" for database in opened]
             else:
@@ -236,4 +250,3 @@ def _serve(channel: socket.socket, uid: int, gid: int, paths: list[str]) -> None
         except (sqlite3.Error, OSError) as error:
             reply = {"error": f"{at}: {error}"}
         channel.send(json.dumps(reply).encode())
-

@@ -102,4 +102,3 @@ def names() -> list[str]:
 def load(name: str) -> ModuleType:
     """The module of a provider; imported only when a plan uses it. Raises ModuleNotFoundError."""
     return importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
-

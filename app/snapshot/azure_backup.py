@@ -31,7 +31,11 @@ OPTIONS_SCHEMA: dict[str, object] = {
             "maximum": 1800,
             "description": "seconds to wait for the extension; the hold's own deadline if absent",
         },
-        "config": {"type": "string", "pattern": "^/", "description": "the extension's folder; /etc/azure if absent"},
+        "config": {
+            "type": "string",
+            "pattern": "^/",
+            "description": "the extension's folder; /etc/azure if absent",
+        },
     },
 }
 

@@ -65,7 +65,8 @@ class BtrfsSnapshot:
         status = os.fstat(self._source)
         if status.st_ino != _FIRST_FREE or _kind(source) != "btrfs":
             raise HostUnfit(
-                f"snapshot.source: {source} is not a btrfs subvolume", "btrfs subvolume list shows those there are"
+                f"snapshot.source: {source} is not a btrfs subvolume",
+                "btrfs subvolume list shows those there are",
             )
         self._destination = trust.open_folder(destination)
         if os.path.lexists(f"{destination}/{context.name}"):

@@ -64,14 +64,20 @@ class CommandSnapshot:
         assert self._program is not None
         try:
             output, status = run(
-                self._program, "", context.waiter, lambda pid: context.register(pid), context.until(self._seconds)
+                self._program,
+                "",
+                context.waiter,
+                lambda pid: context.register(pid),
+                context.until(self._seconds),
             )
         except Abandoned:
             raise SnapshotFailed("the hold was lost while the program ran; it was ended") from None
         except (StepFailed, StillframeError) as error:
             raise SnapshotFailed(str(error)) from error
         if status != 0:
-            raise SnapshotFailed(f"{self._program.argv[0]} ended with status {status}: {output.strip()[-500:]}")
+            raise SnapshotFailed(
+                f"{self._program.argv[0]} ended with status {status}: {output.strip()[-500:]}"
+            )
         return Taken(context.name, {"output": output[-4096:]})
 
     def finish(self, context: Context, taken: Taken | None) -> Mapping[str, Any]:
@@ -79,7 +85,11 @@ class CommandSnapshot:
         return {}
 
     def _argv(self, context: Context) -> tuple[str, ...]:
-        values = {"name": context.name, "mounts": " ".join(context.mounts), "deadline": str(int(self._seconds))}
+        values = {
+            "name": context.name,
+            "mounts": " ".join(context.mounts),
+            "deadline": str(int(self._seconds)),
+        }
         argv: list[str] = []
         for argument in self._options["argv"]:
             argv += context.mounts if argument == "{mounts}" else [fill(argument, values)]

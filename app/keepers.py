@@ -1,0 +1,265 @@
+"""All applications of a hold: their keepers, and the order among them.
+
+Connected together, quiesced as ``after`` says, independent ones at once; verified together,
+released the reverse way. Each is tried again as its policy allows. Never blocks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from app.host.fork import Child, fork_child
+from app.journal import Journal
+from app.keeper import Keeper
+from app.plan import Application, Plan
+
+PAUSE = 1.0
+"""Seconds between two attempts to quiesce."""
+
+GRACE = 2.0
+"""Seconds that a keeper may be late with an answer before it counts as hanging."""
+
+_BUSY = ("connecting", "quiescing", "verifying", "releasing", "recovering")
+_TOUCHED = ("quiescing", "held", "verifying", "verified", "unverified", "releasing")
+_KEPT = ("held", "verified", "unverified")
+
+
+@dataclass(slots=True)
+class _Kept:
+    """One application and its keeper. ``due``: when the order in hand must be answered."""
+
+    application: Application
+    child: Child | None = None
+    state: str = "new"
+    attempts: int = 0
+    due: float = float("inf")
+    retry: str = ""
+    reason: str = ""
+    held_since: float = float("inf")
+    pids: list[int] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        return self.application.name
+
+
+class Keepers:
+    """The keepers of one plan.
+
+    ``tell_watchdog(message)`` passes on what the watchdog must know; ``lost(reason)`` is called when
+    an application that was connected or held is lost.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        journal: Journal,
+        tell_watchdog: Callable[[str], None],
+        lost: Callable[[str], None],
+    ) -> None:
+        self._journal = journal
+        self._tell_watchdog = tell_watchdog
+        self._lost = lost
+        self._all = [_Kept(a) for a in plan.applications]
+        self._releasing = False
+
+    def spawn(self) -> None:
+        """Fork a keeper for every application that has steps."""
+        for kept in self._all:
+            if kept.application.has_steps:
+                self._spawn(kept)
+            else:
+                kept.state = "held"
+
+    def descriptors(self) -> dict[int, _Kept]:
+        """The channels to listen on; give what belongs to a readable one to ``heed``."""
+        return {k.child.channel.fileno(): k for k in self._all if k.child is not None}
+
+    def deadline(self) -> float:
+        """When the first of the holds ends, CLOCK_MONOTONIC seconds."""
+        return min((k.held_since + k.application.timing.hold for k in self._all), default=float("inf"))
+
+    def heed(self, kept: _Kept) -> None:
+        """Take one message of a keeper."""
+        assert kept.child is not None
+        try:
+            data = kept.child.channel.recv(1 << 20)
+        except OSError:
+            data = b""
+        if not data:
+            self._lose(kept, "its keeper died")
+            return
+        message = json.loads(data)
+        if message["event"] == "pid":
+            kept.pids.append(message["pid"])
+            self._journal.note("process", role="client", app=kept.name, pid=message["pid"])
+            self._tell_watchdog(f"pid {message['pid']}")
+        elif message["event"] == "lost":
+            kept.state, kept.reason = "failed", message["reason"]
+            self._lost(f"{kept.name}: {kept.reason}")
+        else:
+            self._answered(kept, message["order"], message["ok"], message["reason"])
+
+    def tick(self) -> None:
+        """Give up keepers that hang."""
+        now = time.monotonic()
+        for kept in self._all:
+            if kept.state in _BUSY and now > kept.due:
+                self._lose(kept, "its keeper did not answer in time")
+
+    # -- quiesce ------------------------------------------------------------------------------
+
+    def connect(self) -> None:
+        """Connect all of them, at once."""
+        for kept in self._all:
+            if kept.state == "new":
+                self._order(kept, "connect", "connecting", kept.application.timing.quiesce)
+
+    def quiesce(self) -> bool:
+        """Give every order that can be given now; True once each is held or given up."""
+        now = time.monotonic()
+        for kept in self._all:
+            if kept.state == "waiting" and now >= kept.due:
+                kept.due = float("inf")
+                if kept.retry == "connect":
+                    self._order(kept, "connect", "connecting", kept.application.timing.quiesce)
+                else:
+                    kept.state = "connected"
+        if any(k.state in ("connecting", "new") for k in self._all) or any(
+            k.state == "waiting" and k.retry == "connect" for k in self._all
+        ):
+            return False  # nobody is quiesced before everybody is connected
+        for kept in self._all:
+            before = [k for k in self._all if k.name in kept.application.after]
+            if kept.state == "connected" and all(k.state in ("held", "failed") for k in before):
+                self._order(kept, "quiesce", "quiescing", kept.application.timing.quiesce)
+        return all(k.state in ("held", "failed") for k in self._all)
+
+    def refused(self) -> bool:
+        """Whether a required application could not be held."""
+        return any(k.state == "failed" and k.application.required for k in self._all)
+
+    # -- release ------------------------------------------------------------------------------
+
+    def abandon(self) -> float:
+        """Stop quiescing; what was begun is undone by its keeper. Seconds that all may take."""
+        self._releasing = True
+        for kept in self._all:
+            if kept.state in ("connecting", "quiescing"):
+                assert kept.child is not None
+                kept.due = time.monotonic() + kept.application.timing.release + GRACE
+                with contextlib.suppress(OSError):
+                    kept.child.channel.send(b'{"do": "abandon"}')
+            elif kept.state in ("new", "connected", "waiting"):
+                kept.state = "failed"
+        return 2 * sum(k.application.timing.release + GRACE for k in self._all)
+
+    def verify(self, *, broken: bool) -> None:
+        """Ask every session for its proof, unless the hold is known to be broken."""
+        for kept in self._all:
+            if kept.state == "held":
+                if kept.child is None:
+                    kept.state = "released"
+                elif broken:
+                    kept.state = "unverified"
+                else:
+                    self._order(kept, "verify", "verifying", kept.application.timing.release)
+
+    def release(self) -> bool:
+        """Release each once all that came after it are released; True when all are, or have failed."""
+        if any(k.state in ("held", "verifying", "connecting", "quiescing") for k in self._all):
+            return False
+        for kept in self._all:
+            later = [k for k in self._all if kept.name in k.application.after]
+            ready = not any(k.state in (*_KEPT, *_BUSY) for k in later)
+            if kept.state in ("verified", "unverified") and ready:
+                self._order(kept, "release", "releasing", kept.application.timing.release)
+        return not any(k.state in (*_KEPT, *_BUSY) for k in self._all)
+
+    def close(self) -> None:
+        """Let every keeper end."""
+        for kept in self._all:
+            if kept.child is not None:
+                kept.child.channel.close()
+
+    # -- inside -------------------------------------------------------------------------------
+
+    def _spawn(self, kept: _Kept) -> None:
+        application, journal = kept.application, self._journal
+        kept.child = fork_child(
+            lambda channel: Keeper(application, channel, journal).serve(),
+            session=True,
+            also_keep=[journal.descriptor],
+        )
+        self._journal.note("process", role="keeper", app=kept.name, pid=kept.child.pid)
+        self._tell_watchdog(f"keeper {kept.child.pid}")
+
+    def _order(self, kept: _Kept, order: str, state: str, seconds: float) -> None:
+        assert kept.child is not None
+        kept.state = state
+        kept.due = time.monotonic() + seconds + kept.application.timing.release + GRACE
+        message = {"do": order, "seconds": seconds, "attempt": kept.attempts + 1}
+        try:
+            kept.child.channel.send(json.dumps(message).encode())
+        except OSError:
+            self._lose(kept, "its keeper died")
+
+    def _answered(self, kept: _Kept, order: str, ok: bool, reason: str) -> None:
+        kept.due = float("inf")
+        if order == "connect":
+            self._tried(kept, "connected", order, ok, reason)
+        elif order == "quiesce":
+            self._tried(kept, "held", order, ok, reason)
+            if ok:
+                kept.held_since = time.monotonic()
+                self._tell_watchdog(f"deadline {self.deadline() + GRACE}")
+        elif order == "verify":
+            kept.state = "verified" if ok else "unverified"
+        else:
+            kept.state = "released" if ok else "failed"
+
+    def _tried(self, kept: _Kept, state: str, order: str, ok: bool, reason: str) -> None:
+        if ok:
+            # An answer that crossed our order to abandon: it is held, and will be released.
+            kept.state = "failed" if self._releasing and state == "connected" else state
+            return
+        kept.attempts += 1
+        kept.state, kept.reason, kept.retry = "waiting", reason, order
+        kept.due = time.monotonic() + PAUSE
+        if kept.attempts > kept.application.timing.retries or self._releasing:
+            kept.state, kept.due = "failed", float("inf")
+            self._journal.note("given_up", app=kept.name, reason=reason, attempts=kept.attempts)
+
+    def _lose(self, kept: _Kept, reason: str) -> None:
+        """A keeper is gone: end what it started, and undo what outlives it with a new keeper."""
+        assert kept.child is not None
+        was = kept.state
+        kept.child.end()
+        for pid in kept.pids:
+            end_group(pid)
+        kept.pids.clear()
+        kept.child, kept.due, kept.held_since = None, float("inf"), float("inf")
+        self._journal.note("lost", app=kept.name, reason=reason)
+        kept.state, kept.reason = "failed", reason
+        if was in _TOUCHED:
+            if kept.application.recover:
+                self._spawn(kept)
+                self._order(kept, "recover", "recovering", kept.application.timing.release)
+            else:
+                self._journal.note("undone", app=kept.name)
+        self._lost(f"{kept.name}: {reason}")
+
+
+def end_group(pid: int) -> None:
+    """Kill a process and its group; never raises."""
+    try:
+        os.killpg(pid, signal.SIGKILL)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.kill(pid, signal.SIGKILL)
