@@ -15,7 +15,7 @@ help:
 	@echo 'make lint     ruff, mypy, import-linter, shellcheck, and four shells over the generated scripts'
 	@echo 'make binary   dist/app, one file, checked against the source tree'
 	@echo 'make bench    how long writers stand still, against plain fsfreeze'
-	@echo 'make schema   write the JSON Schema of a policy'
+	@echo 'make schema   write policies/policy.schema.json'
 	@echo 'make clean    remove what the others made'
 
 demo: dist/app
@@ -42,7 +42,7 @@ bench:
 
 schema:
 	@build/bootstrap.sh lint
-	@$(VENV)/app schema
+	@$(VENV)/app schema >.build/schema.json && mv .build/schema.json policies/policy.schema.json
 
 clean:
 	rm -rf .build .venv dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info

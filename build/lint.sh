@@ -40,11 +40,21 @@ EOF
     app compile "$folder/orders.toml" --root "$folder/image" --out /etc/azure
 }
 
+# shellcheck disable=SC2317 # called by check
+published() {
+    app schema | diff -u policies/policy.schema.json - || {
+        echo "run make schema"
+        return 1
+    }
+}
+
 check "ruff check" ruff check --quiet --output-format concise .
 check "ruff format" ruff format --quiet --diff .
 check mypy mypy --no-error-summary
 check imports lint-imports --no-cache
 check shellcheck shellcheck build/*.sh .ci/run
+
+check schema published
 
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
