@@ -34,7 +34,8 @@ def begin(paths: Paths, progress: Progress) -> int:
     left = hold.recover(paths, None)
     if left is not None:
         progress(
-            f"an earlier hold died; thawed: {left['thawed'] or 'nothing'}, released: {left['released'] or 'nothing'}"
+            f"an earlier hold died; thawed: {', '.join(left['thawed']) or 'nothing'}; "
+            f"released: {', '.join(left['released']) or 'nothing'}"
         )
     return lock
 
@@ -142,7 +143,7 @@ def _held(
         progress("freezing; no output until the thaw")
         frozen = held.freeze()
         if not frozen.get("frozen"):
-            reason = frozen.get("reason") or held.broken or "the freeze failed"
+            reason = frozen.get("reason") or "the hold was lost"
             note("snapshot_refused", reason=reason, state="busy" if frozen.get("busy") else "refused")
             return None
     seconds = (

@@ -43,7 +43,10 @@ class Target:
 
 
 class FreezeFailed(Exception):
-    """Not everything was frozen. ``busy``: somebody else holds a freeze. ``hung``: mounts still in FIFREEZE."""
+    """Not everything was frozen.
+
+    ``busy``: somebody else holds a freeze. ``hung``: mounts that are still in FIFREEZE.
+    """
 
     def __init__(self, message: str, *, busy: bool = False, hung: tuple[str, ...] = ()) -> None:
         super().__init__(message)
@@ -136,18 +139,19 @@ class Freezer:
         try:
             fcntl.ioctl(target.descriptor, FIFREEZE, 0)
         except OSError as error:
-            with self._changed:
-                target.state, target.reason = "failed", errno.errorcode.get(error.errno or 0, str(error))
-                self._changed.notify_all()
-            self._note("not_frozen", mount=target.mount.path, reason=target.reason)
+            target.reason = errno.errorcode.get(error.errno or 0, str(error))
+            self._became(target, "failed", "not_frozen", reason=target.reason)
             return
-        with self._changed:
-            late = self._given_up
-            target.state = "frozen"
-            self._changed.notify_all()
-        self._note("frozen", mount=target.mount.path)
-        if late:
+        if self._became(target, "frozen", "frozen"):
             self._thaw_one(target)
+
+    def _became(self, target: Target, state: str, event: str, **facts: str) -> bool:
+        """Note it, and only then let the waiter go on; whether we had given up meanwhile."""
+        with self._changed:
+            self._note(event, mount=target.mount.path, **facts)
+            target.state = state
+            self._changed.notify_all()
+            return self._given_up
 
     def thaw(self, deadline: float) -> list[str]:
         """Thaw what we froze, the reverse way; returns the mount points that are still not thawed."""
@@ -167,14 +171,11 @@ class Freezer:
         return bool(self.targets) and all(t.state == "frozen" for t in self.targets)
 
     def _thaw_one(self, target: Target) -> None:
-        state = thaw_descriptor(target.descriptor)
-        with self._changed:
-            target.state = "thawed" if state in ("thawed", "not frozen") else "frozen"
-            self._changed.notify_all()
-        if target.state == "thawed":
-            self._note("thawed", mount=target.mount.path, found=state)
+        found = thaw_descriptor(target.descriptor)
+        if found in ("thawed", "not frozen"):
+            self._became(target, "thawed", "thawed", found=found)
         else:
-            self._note("thaw_failed", mount=target.mount.path, reason=state)
+            self._became(target, "frozen", "thaw_failed", reason=found)
 
     def _start(self, targets: Sequence[Target], body: Callable[[Target], None]) -> None:
         for target in targets:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -98,10 +99,9 @@ class Hold:
 
     def register(self, pid: int) -> None:
         """Name a process that must end with this client."""
-        try:
+        # A failure means that the holder died, which the next order says.
+        with contextlib.suppress(OSError):
             self._holder.channel.send(json.dumps({"do": "register", "pid": pid}).encode())
-        except OSError:
-            pass  # the holder died, which the next order says
 
     @property
     def channel(self) -> int:
@@ -118,12 +118,12 @@ class Hold:
 
     def _ask(self, order: str) -> dict[str, Any]:
         if self._died:
-            return {}
+            return {"reason": self.broken}
         try:
             self._holder.channel.send(json.dumps({"do": order}).encode())
         except OSError:
             self._lost()
-            return {}
+            return {"reason": self.broken}
         return self._receive()
 
     def _receive(self) -> dict[str, Any]:
@@ -133,9 +133,10 @@ class Hold:
             data = b""
         if not data:
             self._lost()
-            return {}
+            return {"reason": self.broken}
         reply: dict[str, Any] = json.loads(data)
         self.broken = reply.get("broken") or self.broken
+        reply.setdefault("reason", self.broken)
         if reply.get("released") and "stuck" in reply:
             self._settle()
         return reply

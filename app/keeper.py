@@ -196,7 +196,6 @@ class Keeper:
         self._journal.note(event, app=self._application.name, **facts)
 
     def _say(self, event: str, **facts: Any) -> None:
-        try:
+        # A failure means that the holder is gone; the next read says so.
+        with contextlib.suppress(OSError):
             self._channel.send(json.dumps({"event": event, **facts}).encode())
-        except OSError:
-            pass  # the holder is gone; the next read says so

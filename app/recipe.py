@@ -100,9 +100,8 @@ class Recipe:
             if len(step.save) > 1 or (step.save and match.re.groups == 1):
                 values = tuple(group or "" for group in match.groups())
         if step.unchanged is not None and answer != self.saved.get(step.unchanged):
-            raise StepFailed(
-                f"{describe(step)}: answered {_short(answer)!r}, but {_short(self.saved.get(step.unchanged, ''))!r} before"
-            )
+            before = _short(self.saved.get(step.unchanged, ""))
+            raise StepFailed(f"{describe(step)}: answered {_short(answer)!r}, but {before!r} before")
         for name, value in zip(step.save, values, strict=False):
             plain, _, form = name.partition(":")
             self.saved[plain] = bytes.fromhex(value).decode(errors="replace") if form == "hex" else value

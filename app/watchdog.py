@@ -105,10 +105,9 @@ class Watchdog:
         elif word == "deadline":
             self._deadline = float(value)
         elif word in ("pid", "keeper"):
-            try:
-                (self._keepers if word == "keeper" else self._others)[int(value)] = os.pidfd_open(int(value))
-            except OSError:
-                pass  # it has ended already
+            known = self._keepers if word == "keeper" else self._others
+            with contextlib.suppress(OSError):  # it may have ended already
+                known[int(value)] = os.pidfd_open(int(value))
 
     def _thaw(self) -> None:
         """Thaw all that may be frozen, each in a thread: one that blocks must not stop the others."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
@@ -67,10 +68,9 @@ def _parse(words: list[str]) -> str | None:
 
 
 def _say(text: str) -> None:
-    try:
+    # Where nobody reads us, or the log's disk is full, the hold matters more.
+    with contextlib.suppress(OSError):
         print(text, file=sys.stderr, flush=True)
-    except OSError:
-        pass  # nobody reads us, or the log's disk is full: the hold matters more
 
 
 def _trace() -> None:

@@ -79,7 +79,7 @@ def fork_child(
         _silence()
         body(theirs)
         status = 0
-    except BaseException:
+    except BaseException:  # noqa: BLE001 - nothing may get past os._exit
         if os.environ.get("STILLFRAME_DEBUG"):
             traceback.print_exc()
     finally:

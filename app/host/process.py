@@ -124,11 +124,9 @@ def end_group(process: subprocess.Popen[bytes], first: signal.Signals, grace: fl
     for stream in (process.stdin, process.stdout):
         if stream is not None:
             stream.close()
-    try:
+    # It may be blocked in the kernel, on a frozen filesystem for instance: it dies when that is thawed.
+    with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(1)
-    except subprocess.TimeoutExpired:
-        # Blocked in the kernel, on a frozen filesystem for instance: it dies when that is thawed.
-        pass
 
 
 def _signal_group(leader: int, number: signal.Signals) -> None:

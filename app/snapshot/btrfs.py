@@ -35,7 +35,7 @@ OPTIONS_SCHEMA: dict[str, object] = {
         "destination": {
             "type": "string",
             "pattern": "^/",
-            "description": "an existing folder on the same btrfs, writable by root only, in which the snapshot appears",
+            "description": "an existing folder on the same btrfs, writable by root only, for the snapshot",
         },
         "read_only": {"type": "boolean", "description": "true if absent"},
     },

@@ -67,7 +67,7 @@ class CommandSnapshot:
                 self._program,
                 "",
                 context.waiter,
-                lambda pid: context.register(pid),
+                context.register,
                 context.until(self._seconds),
             )
         except Abandoned:
