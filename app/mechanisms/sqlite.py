@@ -185,8 +185,17 @@ class _Database:
 
     def lock(self, seconds: float) -> str:
         """Begin a write transaction: from now on nobody else can commit."""
-        self.wait(seconds)
-        self.link.execute("BEGIN IMMEDIATE")
+        # SQLite's own busy handler sleeps for up to 100 ms: a steady writer never lets it in.
+        end = time.monotonic() + seconds
+        self.link.execute("PRAGMA busy_timeout = 0")
+        while True:
+            try:
+                self.link.execute("BEGIN IMMEDIATE")
+                break
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() >= end:
+                    raise
+            time.sleep(0.0005)
         self.version = int(self.value("PRAGMA data_version"))
         return "locked"
 
