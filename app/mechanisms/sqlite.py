@@ -157,7 +157,11 @@ def _below(folder: str, path: str) -> str:
 
 
 class _Database:
-    """One open database, in the child."""
+    """One open database, in the child.
+
+    What waits for writers asks again every half millisecond: SQLite's own busy handler sleeps for up
+    to 100 ms, and a steady writer never lets it in.
+    """
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -172,20 +176,21 @@ class _Database:
         row = self.link.execute(statement).fetchone()
         return row[0] if row else None
 
-    def wait(self, seconds: float) -> None:
-        self.link.execute(f"PRAGMA busy_timeout = {int(max(1.0, seconds * 1000))}")
-
     def checkpoint(self, seconds: float) -> str:
         """Move the WAL into the database as far as readers let us; what is left is in the snapshot too."""
         if str(self.value("PRAGMA journal_mode")).lower() != "wal":
             return "no write-ahead log"
-        self.wait(min(5.0, seconds / 2))
-        busy, pages, moved = self.link.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        end = time.monotonic() + min(2.0, seconds / 2)
+        self.link.execute("PRAGMA busy_timeout = 0")
+        while True:
+            busy, pages, moved = self.link.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            if not busy or time.monotonic() >= end:
+                break
+            time.sleep(0.0005)
         return f"checkpoint {'incomplete' if busy else 'complete'}: {max(moved, 0)} of {max(pages, 0)} pages"
 
     def lock(self, seconds: float) -> str:
         """Begin a write transaction: from now on nobody else can commit."""
-        # SQLite's own busy handler sleeps for up to 100 ms: a steady writer never lets it in.
         end = time.monotonic() + seconds
         self.link.execute("PRAGMA busy_timeout = 0")
         while True:
