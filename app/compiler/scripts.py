@@ -107,7 +107,9 @@ exit "$status"
 
 def pre_script(*, binary: str, directory: str, limit: int) -> str:
     """The pre-script: holds, within ``limit`` seconds, or fails with nothing held."""
-    head = _HEAD.format(title="The pre-script", name="pre", binary=shlex.quote(binary), directory=shlex.quote(directory))
+    head = _HEAD.format(
+        title="The pre-script", name="pre", binary=shlex.quote(binary), directory=shlex.quote(directory)
+    )
     return head + _RELEASE.format() + _PRE.format(limit=limit)
 
 
