@@ -181,7 +181,12 @@ class _Transaction:
 
     def _make(self, parent: int, folder: str, undo: ExitStack) -> int:
         name = posixpath.basename(folder)
-        os.mkdir(name, 0o700, dir_fd=parent)
+        # A umask that takes the owner's bits away would keep us from opening what we just made.
+        umask = os.umask(0o077)
+        try:
+            os.mkdir(name, 0o700, dir_fd=parent)
+        finally:
+            os.umask(umask)
         undo.callback(_rmdir, parent, name)
         descriptor = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
         _own(descriptor)

@@ -54,8 +54,8 @@ class ScriptRun:
     process: subprocess.Popen[bytes]
     status: int | None = None
     timed_out: bool = False
-    starts: int = 1
     seconds: float = 0.0
+    output: bytes = b""
 
     @property
     def failed(self) -> bool:
@@ -63,18 +63,23 @@ class ScriptRun:
         return self.timed_out or self.status != 0
 
     def pipes_held(self) -> bool:
-        """Whether any process still holds the write end of stdout or stderr (afterwards, by a read)."""
+        """Whether any process still holds the write end of stdout or stderr; empties both into ``output``.
+
+        To be asked when all is over: the extension itself never reads.
+        """
         held = False
         for pipe in (self.process.stdout, self.process.stderr):
             assert pipe is not None
             os.set_blocking(pipe.fileno(), False)
             while True:
                 try:
-                    if not os.read(pipe.fileno(), 65536):
-                        break
+                    data = os.read(pipe.fileno(), 65536)
                 except BlockingIOError:
                     held = True
                     break
+                if not data:
+                    break
+                self.output += data
         return held
 
     def close(self) -> None:
