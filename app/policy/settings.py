@@ -65,6 +65,8 @@ def resolve_settings(
             continue
         if not _check_declaration(name, entry, root, findings):
             wrong.add(name)
+            values[name] = _STAND_INS[entry["type"]]
+            continue
         found = entry.get(SET, entry.get("default"))
         if found is None:
             help_text = f"{name}: {_KINDS[entry['type']]}"

@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from app.cli import compile as compile_module
+from app.cli import explain, validate
+from app.errors import HostUnfit, Misused, PolicyInvalid
+from tests.unit.policy.write import Folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    made = Folder(tmp_path)
+    made.custom("orders", "[freeze]\nskip = ['/mnt/x']")
+    return made
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    # Below a folder of ours: whoever checks trust accepts no part of the way that others may write.
+    path = tmp_path / "image"
+    path.mkdir(mode=0o755)
+    return path
+
+
+def run(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(compile_module.command, [str(a) for a in arguments])
+
+
+def test_writes_the_set_below_an_image(folder: Folder, image: Path) -> None:
+    result = run(*folder.files, "--root", image)
+    assert result.exit_code == 0, result.output
+    modes = {str(p.relative_to(image)): p.stat().st_mode & 0o7777 for p in image.rglob("*") if p.is_file()}
+    assert modes == {
+        "etc/azure/VMSnapshotScriptPluginConfig.json": 0o600,
+        "etc/azure/vmbackup.conf": 0o600,
+        "etc/azure/stillframe/manifest.json": 0o600,
+        "etc/azure/stillframe/plan.json": 0o600,
+        "etc/azure/stillframe/post.sh": 0o700,
+        "etc/azure/stillframe/pre.sh": 0o700,
+    }
+    config = json.loads((image / "etc/azure/VMSnapshotScriptPluginConfig.json").read_text())
+    assert config["preScriptLocation"] == "/etc/azure/stillframe/pre.sh"
+
+
+def test_check_writes_nothing_and_shows_the_difference(folder: Folder, image: Path) -> None:
+    result = run(*folder.files, "--root", image, "--check")
+    assert result.exit_code == 1
+    assert not list(image.iterdir())
+    assert run(*folder.files, "--root", image).exit_code == 0
+    assert run(*folder.files, "--root", image, "--check").exit_code == 0
+    script = image / "etc/azure/stillframe/pre.sh"
+    script.write_bytes(script.read_bytes().replace(b"umask 077", b"umask 066"))
+    result = run(*folder.files, "--root", image, "--check")
+    assert result.exit_code == 1
+    assert "-umask 066\n+umask 077\n" in result.output
+    data = json.loads(run(*folder.files, "--root", image, "--check", "--json").output)
+    assert data["differences"]
+
+
+def test_dry_run_writes_nothing(folder: Folder, image: Path) -> None:
+    result = run(*folder.files, "--root", image, "--dry-run")
+    assert result.exit_code == 0
+    assert f"would write {image}/etc/azure/stillframe/pre.sh (mode 700)" in result.output
+    assert not list(image.iterdir())
+
+
+def test_invalid_policies_write_nothing(folder: Folder, image: Path) -> None:
+    folder.custom("bad", "[timing]\nhold = 1")
+    result = run(*folder.files, "--root", image)
+    assert isinstance(result.exception, PolicyInvalid)
+    assert not list(image.iterdir())
+    result = run(*folder.files, "--root", image, "--json")
+    assert result.exit_code == 3
+    assert json.loads(result.output)["problems"][0]["key"] == "timing.hold"
+
+
+def test_an_operators_vmbackup_conf_is_never_replaced(folder: Folder, image: Path) -> None:
+    (image / "etc/azure").mkdir(parents=True)
+    theirs = image / "etc/azure/vmbackup.conf"
+    theirs.write_text("[SnapshotThread]\nMountsToSkip = /theirs\n")
+    theirs.chmod(0o600)
+    result = run(*folder.files, "--root", image)
+    assert isinstance(result.exception, HostUnfit)
+    assert "move its keys into the policy" in result.exception.hint
+    assert theirs.read_text().endswith("/theirs\n")
+    assert not (image / "etc/azure/stillframe").exists()
+    folder.files.clear()
+    folder.custom("plain")
+    assert run(*folder.files, "--root", image).exit_code == 0
+    assert theirs.read_text().endswith("/theirs\n")
+
+
+def test_a_stale_vmbackup_conf_of_ours_goes(folder: Folder, image: Path) -> None:
+    assert run(*folder.files, "--root", image).exit_code == 0
+    ours = image / "etc/azure/vmbackup.conf"
+    assert ours.exists()
+    folder.files.clear()
+    folder.custom("plain")
+    result = run(*folder.files, "--root", image, "--check")
+    assert result.exit_code == 1
+    assert "vmbackup.conf: no longer needed" in result.output
+    data = json.loads(run(*folder.files, "--root", image, "--json").output)
+    assert data["removed"] == ["/etc/azure/vmbackup.conf"]
+    assert not ours.exists()
+
+
+def test_a_vmbackup_conf_that_was_changed_since_stays(folder: Folder, image: Path) -> None:
+    assert run(*folder.files, "--root", image).exit_code == 0
+    ours = image / "etc/azure/vmbackup.conf"
+    ours.write_text(ours.read_text() + "SafeFreezeWaitInSeconds = 600\n")
+    folder.files.clear()
+    folder.custom("plain")
+    result = run(*folder.files, "--root", image)
+    assert isinstance(result.exception, HostUnfit)
+    assert "600" in ours.read_text()
+
+
+def test_scripts_that_moved_leave_nothing_behind(folder: Folder, image: Path) -> None:
+    assert run(*folder.files, "--root", image).exit_code == 0
+    (image / "opt").mkdir(mode=0o755)
+    folder.files.clear()
+    folder.custom("moved", "[framework]\npre_location = '/opt/pre'\npost_location = '/opt/post'")
+    assert run(*folder.files, "--root", image).exit_code == 0
+    assert not (image / "etc/azure/stillframe/pre.sh").exists()
+    assert (image / "opt/pre").stat().st_mode & 0o7777 == 0o700
+    assert run(*folder.files, "--root", image, "--check").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--out", "etc/azure", "--root", "."),
+        ("--binary", "app"),
+        ("--binary", "/opt/../app"),
+        ("--binary", "/opt/a\nb"),
+        ("--out", "/x\ny"),
+    ],
+)
+def test_paths_must_be_plain(folder: Folder, arguments: tuple[str, ...]) -> None:
+    assert isinstance(run(*folder.files, "--dry-run", *arguments).exception, Misused)
+
+
+def test_two_files_of_one_path_are_refused(folder: Folder, image: Path) -> None:
+    folder.files.clear()
+    folder.custom("a", "[framework]\npre_location = '/etc/azure/stillframe/plan.json'")
+    assert isinstance(run(*folder.files, "--root", image).exception, Misused)
+    assert not list(image.iterdir())
+
+
+def test_the_umask_has_no_say(folder: Folder, image: Path) -> None:
+    old = os.umask(0o777)
+    try:
+        assert run(*folder.files, "--root", image).exit_code == 0
+    finally:
+        os.umask(old)
+    assert (image / "etc/azure/stillframe/pre.sh").stat().st_mode & 0o7777 == 0o700
+
+
+def test_validate_and_explain_speak_text_and_json(folder: Folder) -> None:
+    for module in (validate, explain):
+        text = CliRunner().invoke(module.command, folder.files)
+        assert text.exit_code == 0
+        assert "orders" in text.output
+        assert json.loads(CliRunner().invoke(module.command, [*folder.files, "--json"]).output)
+        nothing = CliRunner().invoke(module.command, [])
+        assert nothing.exit_code == 2
