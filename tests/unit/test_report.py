@@ -1,0 +1,193 @@
+"""Law 2: the report claims nothing that the journal does not prove."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+
+from app.errors import Exit
+from app.narrate import narrate
+from app.plan import Level, Plan
+from app.report import build
+from tests.unit.plans import application, events, plan
+
+PERFECT = (
+    "begin", "connected:db", "quiescing:db", "quiesced:db", "freezing:/v", "frozen:/v", "snapshot_begin",
+    "snapshot_end", "thawed:/v", "verified:db", "releasing:db", "released:db", "end",
+)  # fmt: skip
+
+FACTS: dict[str, dict[str, Any]] = {
+    "begin": {
+        "kind": "run",
+        "provider": "command",
+        "unfrozen_level": "crash",
+        "wall": "2026-01-01T00:00:00+00:00",
+    },
+    "snapshot_end": {"ok": True, "reference": "snap"},
+    "released": {"held": True},
+}
+
+PRE = ("begin", "quiescing:db", "quiesced:db", "detached", "verified:db", "released:db", "end")
+
+
+def achieved(names: tuple[str, ...], subject: Plan | None = None, **facts: dict[str, Any]) -> dict[str, Any]:
+    return build(subject or plan(application()), events(*names, **{**FACTS, **facts}))
+
+
+def without(names: tuple[str, ...], *dropped: str) -> tuple[str, ...]:
+    return tuple(n for n in names if n not in dropped)
+
+
+def before(names: tuple[str, ...], mark: str, *added: str) -> tuple[str, ...]:
+    at = names.index(mark)
+    return (*names[:at], *added, *names[at:])
+
+
+def test_a_perfect_run() -> None:
+    report = achieved(PERFECT)
+    assert (report["achieved"], report["exit"], report["because"]) == ("application", Exit.DONE, [])
+    assert report["filesystems"][0]["held_seconds"] == 4.0
+    assert report["applications"][0]["held_seconds"] == 9.0
+    assert "consistency level: application" in narrate(report)
+
+
+@pytest.mark.parametrize("missing", ["quiesced:db", "verified:db", "released:db", "end"])
+def test_a_missing_event_lowers_the_level(missing: str) -> None:
+    report = achieved(without(PERFECT, missing))
+    assert report["achieved"] == "filesystem"
+    assert report["exit"] != Exit.DONE
+    assert report["because"]
+
+
+@pytest.mark.parametrize("length", range(1, len(PERFECT)))
+def test_a_journal_cut_anywhere_never_claims_application(length: int) -> None:
+    report = achieved(PERFECT[:length])
+    assert report["achieved"] != "application"
+    assert report["exit"] != Exit.DONE
+
+
+@pytest.mark.parametrize("bad", ["lost:db", "not_verified:db", "release_failed:db", "undone:db", "broken"])
+@pytest.mark.parametrize(
+    "when", ["freezing:/v", "snapshot_begin", "snapshot_end", "thawed:/v", "released:db"]
+)
+def test_a_break_anywhere_in_the_hold_lowers_the_level(bad: str, when: str) -> None:
+    report = achieved(before(PERFECT, when, bad), broken={"reason": "x"}, lost={"reason": "y"})
+    assert report["achieved"] == "filesystem"
+    assert report["exit"] == Exit.DIFFERS
+
+
+def test_quiesced_after_the_snapshot_began_does_not_count() -> None:
+    names = without(PERFECT, "quiesced:db")
+    assert achieved(before(names, "snapshot_end", "quiesced:db"))["achieved"] == "filesystem"
+
+
+def test_verified_before_the_snapshot_ended_does_not_count() -> None:
+    names = without(PERFECT, "verified:db")
+    assert achieved(before(names, "snapshot_end", "verified:db"))["achieved"] == "filesystem"
+
+
+@pytest.mark.parametrize("early", ["snapshot_begin", "snapshot_end"])
+def test_thawed_before_the_snapshot_ended(early: str) -> None:
+    names = before(without(PERFECT, "thawed:/v"), early, "thawed:/v")
+    assert achieved(names)["achieved"] == "crash"
+
+
+def test_one_of_two_filesystems_not_frozen() -> None:
+    names = before(PERFECT, "frozen:/v", "freezing:/w")
+    report = achieved(before(names, "snapshot_begin", "not_frozen:/w"))
+    assert report["achieved"] == "crash"
+
+
+def test_not_thawed_is_stuck_and_outranks_everything() -> None:
+    report = achieved(without(PERFECT, "thawed:/v"))
+    assert report["exit"] == Exit.STUCK
+    assert report["stuck"] == ["/v"]
+    assert "app thaw" in narrate(report)
+
+
+def test_not_released_is_stuck() -> None:
+    report = achieved(without(PERFECT, "released:db"))
+    assert report["exit"] == Exit.STUCK
+    assert report["stuck"] == ["db"]
+
+
+@pytest.mark.parametrize("ok", [None, False])
+def test_no_snapshot_is_no_level(ok: bool | None) -> None:
+    names = without(PERFECT, "snapshot_begin", "snapshot_end") if ok is None else PERFECT
+    report = achieved(names, snapshot_end={"ok": False, "reason": "no space"})
+    assert (report["achieved"], report["exit"]) == ("none", Exit.SNAPSHOT)
+
+
+def test_somebody_elses_freeze_is_busy() -> None:
+    names = (*without(PERFECT, "snapshot_begin", "snapshot_end", "end"), "snapshot_refused", "end")
+    report = achieved(names, snapshot_refused={"state": "busy", "reason": "EBUSY"})
+    assert (report["achieved"], report["exit"]) == ("none", Exit.BUSY)
+
+
+def test_an_optional_application_lowers_the_level_all_the_same() -> None:
+    subject = plan(application("a"), application("db", required=False))
+    names = without(PERFECT, "quiesced:db")
+    assert achieved(names, subject)["achieved"] == "filesystem"
+
+
+def test_a_policy_that_gives_crash_only_never_reports_more() -> None:
+    subject = plan(application(level=Level.CRASH))
+    report = achieved(PERFECT, subject)
+    assert (report["requested"], report["achieved"], report["exit"]) == ("crash", "crash", Exit.DONE)
+
+
+def test_no_application_gives_filesystem_at_most() -> None:
+    subject = plan(application("filesystem", variants=(), level=Level.FILESYSTEM))
+    names = tuple(n for n in PERFECT if not n.endswith(":db"))
+    report = achieved(names, subject)
+    assert (report["requested"], report["achieved"], report["exit"]) == (
+        "filesystem",
+        "filesystem",
+        Exit.DONE,
+    )
+
+
+@pytest.mark.parametrize(("synced", "level"), [(True, "application"), (False, "crash")])
+def test_without_a_freeze_the_writeback_must_have_been_asked_for(synced: bool, level: str) -> None:
+    names = tuple(n for n in PERFECT if not n.endswith(":/v"))
+    names = before(names, "snapshot_begin", "synced") if synced else names
+    report = achieved(before(names, "quiescing:db", "no_freeze"), no_freeze={"reason": "only root can"})
+    assert report["achieved"] == level
+    assert any("only root can" in reason for reason in report["because"])
+
+
+def test_a_provider_that_needs_no_freeze() -> None:
+    names = tuple(n for n in PERFECT if not n.endswith(":/v"))
+    begin = {**FACTS["begin"], "unfrozen_level": "filesystem"}
+    assert achieved(names, begin=begin)["achieved"] == "application"
+
+
+PRE_FACTS: dict[str, dict[str, Any]] = {"begin": {"kind": "pre"}, "released": {"held": True}}
+
+
+def test_the_framework_s_own_run() -> None:
+    report = build(plan(application()), events(*PRE, **PRE_FACTS))
+    assert (report["achieved"], report["framework_error"]) == ("application", None)
+
+
+@pytest.mark.parametrize(
+    ("names", "error"),
+    [
+        (("begin", "quiescing:db", "attempt_failed:db", "end"), "Pre-ScriptExecutionFailed"),
+        (without(PRE, "verified:db"), "Post-ScriptExecutionFailed"),
+        (before(PRE, "verified:db", "broken"), "Post-ScriptExecutionFailed"),
+    ],
+)
+def test_the_framework_s_error_is_named(names: tuple[str, ...], error: str) -> None:
+    report = build(plan(application()), events(*names, **PRE_FACTS, broken={"reason": "deadline"}))
+    assert report["framework_error"]["name"] == error
+    assert report["achieved"] == "filesystem"
+    assert error in narrate(report)
+
+
+def test_any_order_of_a_torn_journal_builds() -> None:
+    for names in itertools.permutations(PERFECT[2:8], 4):
+        build(plan(application()), events(*names, **FACTS))
+    assert build(plan(), [])["achieved"] == "none"
