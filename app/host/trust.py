@@ -189,8 +189,8 @@ class _Walk:
 
     def to(self, path: str, *, mode: int | None, single: bool, program: bool, folder: bool) -> int:
         names = [name for name in path.split("/") if name not in ("", ".")]
-        if not path.startswith("/") or ".." in names or "\0" in path:
-            self._flaw(path, PATH, "not a full path without '..'", "name it from / on", own=True)
+        if not path.startswith("/") or ".." in names or not _encodable(path):
+            self._flaw(repr(path), PATH, "not a full path without '..'", "name it from / on", own=True)
             return -1
         if not self._start():
             return -1
@@ -363,6 +363,14 @@ class _Walk:
         elif _writable(state):
             wrong = f"others may write it (owner {state.st_uid}, mode {_octal(state)})"
             self._flaw(here, WRITABLE, wrong, f"chmod go-w {_q(here)}", own=True)
+
+
+def _encodable(path: str) -> bool:
+    """Whether the kernel can be asked about it: no NUL, and no half of a character (from JSON)."""
+    try:
+        return b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:
+        return False
 
 
 def _writable(state: os.stat_result) -> bool:

@@ -86,8 +86,19 @@ def _is_int(value: Any, low: int, high: int | None) -> bool:
     return type(value) is int and value >= low and (high is None or value <= high)
 
 
+def _is_text(value: Any) -> bool:
+    """A string that can be an argument of a program: no NUL, no half of a character."""
+    if not isinstance(value, str) or "\0" in value:
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _is_strings(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+    return isinstance(value, list) and all(map(_is_text, value))
 
 
 def _is_bool(value: Any) -> bool:
@@ -95,7 +106,7 @@ def _is_bool(value: Any) -> bool:
 
 
 def _is_path(value: Any) -> bool:
-    return isinstance(value, str) and value.startswith("/") and "\0" not in value
+    return _is_text(value) and str(value).startswith("/")
 
 
 _NO_RETRY = "nothing: the extension never starts a script again"
@@ -143,12 +154,10 @@ def _read(raw: dict[str, Any], path: str, found: Findings) -> Config:
         elif accepts(raw[key]):
             good[key] = raw[key]
         else:
-            shown = json.dumps(raw[key], ensure_ascii=False)[:80]
+            shown = json.dumps(raw[key])[:80]
             found.error(path, f"{key} is {shown}, want {want}", effect, AGAIN, BAD_CONFIG)
     for key in sorted(set(raw) - set(_KEYS)):
-        found.warn(
-            path, f"unknown key {json.dumps(key, ensure_ascii=False)}", "the extension ignores it", AGAIN
-        )
+        found.warn(path, f"unknown key {json.dumps(key)[:80]}", "the extension ignores it", AGAIN)
     return Config(
         {
             which: good[f"{which}ScriptLocation"]

@@ -45,7 +45,9 @@ class Manifest:
             raw = json.loads(text)
             files = raw["files"].items()
             entries = tuple(Entry(path, int(item["mode"], 8), str(item["sha256"])) for path, item in files)
-            return Manifest(str(raw["binary"]), entries)
+            manifest = Manifest(str(raw["binary"]), entries)
+            "\n".join([manifest.binary, *(entry.path for entry in entries)]).encode()
+            return manifest
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise HostUnfit(
                 f"{origin}: not a manifest that this release can read ({error!r})", AGAIN

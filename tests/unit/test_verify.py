@@ -8,8 +8,10 @@ import os
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 from click.testing import CliRunner
+from hypothesis import strategies as st
 
 from app import install, plan, verify
 from app.cli.verify import command
@@ -399,6 +401,43 @@ def test_checking_changes_nothing_and_leaves_nothing_open(image: Path) -> None:
     repair(check(image), AZURE, str(image))
     assert len(os.listdir("/proc/self/fd")) == before
     assert times == {path: path.stat().st_mtime_ns for path in image.rglob("*")}
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters()),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@hypothesis.settings(max_examples=50)
+@hypothesis.given(key=st.sampled_from(sorted(make_config())), value=JSON)
+def test_no_value_of_the_config_raises(
+    tmp_path_factory: pytest.TempPathFactory, key: str, value: Any
+) -> None:
+    image = tmp_path_factory.getbasetemp() / "any-config"
+    image.mkdir(exist_ok=True)
+    compile_to(image, text=json.dumps({**make_config(), key: value}))
+    for finding in check(image):
+        json.dumps(finding.to_json(), ensure_ascii=False).encode()
+        str(finding).encode()
+
+
+ENTRIES = st.dictionaries(st.text(), JSON | st.fixed_dictionaries({"mode": JSON, "sha256": JSON}))
+
+
+@hypothesis.settings(max_examples=50)
+@hypothesis.given(manifest=JSON | st.fixed_dictionaries({"binary": JSON, "files": ENTRIES}))
+def test_no_manifest_raises(tmp_path_factory: pytest.TempPathFactory, manifest: Any) -> None:
+    image = tmp_path_factory.getbasetemp() / "any-manifest"
+    image.mkdir(exist_ok=True)
+    compile_to(image)
+    (image / OWN[1:] / "manifest.json").write_text(json.dumps(manifest))
+    found = check(image)
+    assert found
+    for finding in found:
+        str(finding).encode()
+    repair(found, AZURE, str(image))
 
 
 class TestCommand:
