@@ -39,7 +39,7 @@ class Target:
     mount: Mount
     descriptor: int
     state: str = "idle"  # idle, freezing, frozen, thawed, failed
-    reason: str = ""
+    error: int = 0
 
 
 class FreezeFailed(Exception):
@@ -124,7 +124,7 @@ class Freezer:
         for path in hung:
             self._note("freeze_hung", mount=path)
         self.thaw(time.monotonic() + 1.5)
-        busy = [t for t in failed if t.state == "failed" and t.reason == errno.errorcode[errno.EBUSY]]
+        busy = [t for t in failed if t.state == "failed" and t.error == errno.EBUSY]
         if busy:
             raise FreezeFailed(
                 f"{', '.join(t.mount.path for t in busy)}: already frozen by somebody else (EBUSY)",
@@ -133,14 +133,16 @@ class Freezer:
             )
         if hung:
             raise FreezeFailed(f"{', '.join(hung)}: FIFREEZE did not return in the time allowed", hung=hung)
-        raise FreezeFailed("; ".join(f"{t.mount.path}: FIFREEZE failed ({t.reason})" for t in failed))
+        raise FreezeFailed(
+            "; ".join(f"{t.mount.path}: FIFREEZE failed: {os.strerror(t.error)}" for t in failed)
+        )
 
     def _freeze_one(self, target: Target) -> None:
         try:
             fcntl.ioctl(target.descriptor, FIFREEZE, 0)
         except OSError as error:
-            target.reason = errno.errorcode.get(error.errno or 0, str(error))
-            self._became(target, "failed", "not_frozen", reason=target.reason)
+            target.error = error.errno or 0
+            self._became(target, "failed", "not_frozen", reason=os.strerror(target.error))
             return
         if self._became(target, "frozen", "frozen"):
             self._thaw_one(target)

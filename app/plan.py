@@ -238,6 +238,8 @@ def _decode(kind: Any, value: Any) -> Any:
             return None
         return _decode(next(a for a in arguments if a is not type(None)), value)
     if origin is tuple:
+        if not isinstance(value, list):
+            raise ValueError(f"{value!r} is not a list")
         if len(arguments) == 2 and arguments[1] is Ellipsis:
             return tuple(_decode(arguments[0], item) for item in value)
         if len(value) != len(arguments):

@@ -79,7 +79,7 @@ def test_a_named_mount_is_taken_whatever_it_is() -> None:
 
 @pytest.mark.parametrize("path", ["/nowhere", "/var/lib", "/net", "/run", "/merged", "relative"])
 def test_a_named_path_that_cannot_be_frozen(path: str) -> None:
-    with pytest.raises(HostUnfit, match="freeze.mounts"):
+    with pytest.raises(HostUnfit, match=r"freeze\.mounts"):
         select(parse_mountinfo(TEXT), Freeze(enabled=True, mounts=(path,), skip=(), timeout=60))
 
 

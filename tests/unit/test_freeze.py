@@ -1,0 +1,162 @@
+"""Freezing with a kernel that is played: order, failure, a FIFREEZE that hangs. Real ones: integration."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+from app import freeze
+from app.freeze import FIFREEZE, FITHAW, FreezeFailed, Freezer, Target
+from app.host.mounts import Mount
+
+
+def target(path: str, number: int) -> Target:
+    return Target(Mount(number, f"8:{number}", "/", path, "ext4", "/dev/x", frozenset(), frozenset()), number)
+
+
+class Kernel:
+    """Remembers what is frozen; ``on_freeze`` may block or raise for a descriptor."""
+
+    def __init__(self) -> None:
+        self.frozen: set[int] = set()
+        self.calls: list[tuple[int, int]] = []
+        self.on_freeze: dict[int, Callable[[], None]] = {}
+
+    def ioctl(self, descriptor: int, request: int, argument: int = 0) -> int:
+        self.calls.append((descriptor, request))
+        if request == FIFREEZE:
+            if action := self.on_freeze.get(descriptor):
+                action()
+            if descriptor in self.frozen:
+                raise OSError(errno.EBUSY, "busy")
+            self.frozen.add(descriptor)
+        elif request == FITHAW:
+            if descriptor not in self.frozen:
+                raise OSError(errno.EINVAL, "not frozen")
+            self.frozen.discard(descriptor)
+        return 0
+
+
+@pytest.fixture
+def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
+    played = Kernel()
+    monkeypatch.setattr(fcntl, "ioctl", played.ioctl)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    return played
+
+
+def soon(seconds: float = 5.0) -> float:
+    return time.monotonic() + seconds
+
+
+def test_numbers_of_the_header() -> None:
+    # _IOWR('X', nr, int): direction 3, size 4, type 'X'.
+    assert (3 << 30) | (4 << 16) | (ord("X") << 8) | 119 == FIFREEZE
+    assert (3 << 30) | (4 << 16) | (ord("X") << 8) | 120 == FITHAW
+
+
+def test_deeper_ones_first_and_root_last(kernel: Kernel) -> None:
+    notes: list[str] = []
+    targets = [target("/", 1), target("/a", 2), target("/a/b", 3)]
+    freezer = Freezer(targets, lambda event, **facts: notes.append(f"{event} {facts['mount']}"))
+    freezer.freeze(soon())
+    assert [d for d, r in kernel.calls if r == FIFREEZE] == [3, 2, 1]
+    assert freezer.held()
+    assert freezer.thaw(soon()) == []
+    assert kernel.frozen == set()
+    assert notes[0] == "freezing /a/b"
+    assert set(notes[-3:]) == {"thawed /", "thawed /a", "thawed /a/b"}
+
+
+def test_one_that_somebody_else_froze(kernel: Kernel) -> None:
+    kernel.frozen.add(1)
+    freezer = Freezer([target("/", 1), target("/a", 2)], lambda event, **facts: None)
+    with pytest.raises(FreezeFailed, match="somebody else") as caught:
+        freezer.freeze(soon())
+    assert caught.value.busy
+    assert kernel.frozen == {1}, "theirs stays frozen, ours does not"
+    assert (1, FITHAW) not in kernel.calls
+
+
+def test_one_that_cannot_be_frozen(kernel: Kernel) -> None:
+    def refuse() -> None:
+        raise OSError(errno.EOPNOTSUPP, "no")
+
+    kernel.on_freeze[1] = refuse
+    with pytest.raises(FreezeFailed, match="Operation not supported"):
+        Freezer([target("/", 1), target("/a", 2)], lambda event, **facts: None).freeze(soon())
+    assert kernel.frozen == set()
+
+
+def test_one_that_hangs_is_undone_when_it_comes_back(kernel: Kernel) -> None:
+    back = threading.Event()
+
+    def hang() -> None:
+        back.wait(10)
+
+    kernel.on_freeze[1] = hang
+    notes: list[tuple[str, str]] = []
+    freezer = Freezer([target("/", 1), target("/a", 2)], lambda event, **f: notes.append((event, f["mount"])))
+    begun = time.monotonic()
+    with pytest.raises(FreezeFailed, match="did not return") as caught:
+        freezer.freeze(soon(0.2))
+    assert time.monotonic() - begun < 2
+    assert caught.value.hung == ("/",)
+    assert kernel.frozen == set(), "what was frozen already is thawed at once"
+    assert freezer.hanging() == ["/"]
+    assert ("freeze_hung", "/") in notes
+    back.set()
+    end = soon()
+    while freezer.hanging() or kernel.frozen:
+        assert time.monotonic() < end
+        time.sleep(0.005)
+    assert ("thawed", "/") in notes
+
+
+def test_giving_up_between_two_depths_freezes_no_more(kernel: Kernel) -> None:
+    freezer = Freezer([target("/", 1), target("/a", 2)], lambda event, **facts: None)
+
+    def give_up() -> None:
+        freezer.thaw(soon())
+
+    kernel.on_freeze[2] = give_up
+    with pytest.raises(FreezeFailed):
+        freezer.freeze(soon())
+    time.sleep(0.05)
+    assert (1, FIFREEZE) not in kernel.calls
+    assert kernel.frozen == set()
+
+
+def test_only_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(FreezeFailed, match="only root"):
+        Freezer([target("/", 1)], lambda event, **facts: None).freeze(soon())
+
+
+class _Libc:
+    def __init__(self, lengths: list[float]) -> None:
+        self.lengths = lengths
+        self.rounds = 0
+
+    def syncfs(self, descriptor: int) -> int:
+        time.sleep(self.lengths[min(self.rounds, len(self.lengths) - 1)])
+        self.rounds += 1
+        return 0
+
+
+@pytest.mark.parametrize(
+    ("lengths", "rounds"), [([0.0], 1), ([0.3, 0.1, 0.0], 3), ([0.1], 3), ([0.2, 0.15, 0.1, 0.06, 0.0], 5)]
+)
+def test_presync_goes_on_while_it_helps(
+    monkeypatch: pytest.MonkeyPatch, lengths: list[float], rounds: int
+) -> None:
+    libc = _Libc(lengths)
+    monkeypatch.setattr(freeze, "_libc", lambda: libc)
+    freeze.presync([target("/", 1)], soon(), lambda event, **facts: None)
+    assert libc.rounds == rounds

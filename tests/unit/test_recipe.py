@@ -1,0 +1,94 @@
+"""Expectations, saved answers and the choice by version, on a connection that is played."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from app.errors import HostUnfit
+from app.mechanisms import StepFailed, Waiter
+from app.plan import Step, Variant
+from app.recipe import Recipe, choose
+from tests.unit.plans import application
+
+
+class Played:
+    """Answers each step from a list."""
+
+    identity = "7"
+    version: int | None = 150000
+
+    def __init__(self, answers: Sequence[str]) -> None:
+        self.answers = list(answers)
+        self.done: list[str] = []
+
+    def perform(self, step: Step, deadline: float) -> str:
+        self.done.append(step.do["send"])
+        return self.answers.pop(0)
+
+    def prove(self, deadline: float) -> None: ...
+    def lost(self) -> int | None: ...
+    def close(self, deadline: float) -> None: ...
+    def kill(self) -> None: ...
+
+
+def recipe(*answers: str) -> tuple[Recipe, Played]:
+    made = Recipe({}, Waiter(), lambda pid: None)
+    played = Played(answers)
+    made.connections["session"] = played
+    return made, played
+
+
+def step(send: str = "x", **more: object) -> Step:
+    return Step("session", {"send": send}, **more)  # type: ignore[arg-type]
+
+
+def test_groups_are_saved_and_hex_is_decoded() -> None:
+    made, _ = recipe("0/2|4c4142454c0a|")
+    expect = r"^(\S+)\|([0-9a-f]*)\|([0-9a-f]*)$"
+    assert made.perform([step(expect=expect, save=("lsn", "label:hex", "map:hex"), proof=True)], 0)
+    assert made.saved == {"lsn": "0/2", "label": "LABEL\n", "map": ""}
+
+
+def test_one_name_saves_the_whole_answer() -> None:
+    made, _ = recipe("paused 12")
+    assert not made.perform([step(expect="^paused", save=("run",))], 0)
+    assert made.saved == {"run": "paused 12"}
+
+
+def test_an_answer_that_does_not_match_stops_the_steps() -> None:
+    made, played = recipe("running", "never")
+    with pytest.raises(StepFailed, match="does not match"):
+        made.perform([step("a", expect="^paused"), step("b")], 0)
+    assert played.done == ["a"]
+
+
+def test_unchanged() -> None:
+    made, _ = recipe("run 1", "run 1", "run 2")
+    made.perform([step(save=("run",)), step(unchanged="run")], 0)
+    with pytest.raises(StepFailed, match=r"run 1.* before"):
+        made.perform([step(unchanged="run")], 0)
+
+
+def variant(name: str, *versions: tuple[str, int]) -> Variant:
+    return Variant(name, versions, (step(),), (), ())
+
+
+@pytest.mark.parametrize(
+    ("version", "name"),
+    [(150000, "new"), (180001, "new"), (149999, "old"), (110000, "old"), (100000, None), (None, None)],
+)
+def test_the_first_variant_that_fits(version: int | None, name: str | None) -> None:
+    subject = application(
+        variants=(variant("new", (">=", 150000)), variant("old", (">=", 110000), ("<", 150000)))
+    )
+    if name is None:
+        with pytest.raises(HostUnfit, match="no recipe for server version"):
+            choose(subject, version)
+    else:
+        assert choose(subject, version).name == name
+
+
+def test_a_variant_without_versions_needs_none() -> None:
+    assert choose(application(variants=(variant("default"),)), None).name == "default"
