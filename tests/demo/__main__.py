@@ -91,8 +91,22 @@ def policy_for(stage: Stage, scene: Scene, database: Path) -> Path:
     return path
 
 
-def play(stage: Stage, scene: Scene) -> tuple[dict[str, Any], ledger.Ledger, float, Path]:
-    """Everything up to the snapshot: the report, the writer's ledger, when the run began, the policy."""
+@dataclass(frozen=True, slots=True)
+class Played:
+    """What a run left: its policy, its report, the writer's ledger, and when the hold stood.
+
+    ``held`` and ``released`` are CLOCK_MONOTONIC seconds, as the ledger's, from the run's own journal.
+    """
+
+    policy: Path
+    report: dict[str, Any]
+    noted: ledger.Ledger
+    held: float
+    released: float
+
+
+def play(stage: Stage, scene: Scene) -> Played:
+    """Everything up to the snapshot."""
     print(f"\n=== {scene.title}")
     database = scene.volume / "orders.db"
     with ledger.Writer("sqlite", str(database), notes=stage.folder / "ledger") as writer:
@@ -101,45 +115,40 @@ def play(stage: Stage, scene: Scene) -> tuple[dict[str, Any], ledger.Ledger, flo
         stage.app("compile", policy, "--out", stage.folder / "azure")
         stage.app("explain", policy, show="24")
         writer.wait_for(200)
-        begun = time.monotonic()
         stage.app("run", policy)
         writer.wait_for(200)
-        report: dict[str, Any] = json.loads(stage.app("report", "--json", show="0"))
-        return report, writer.ledger, begun, policy
+        noted = writer.ledger
+    report = json.loads(stage.app("report", "--json", show="0"))
+    journal = (stage.folder / "prefix/run/stillframe/journal").read_text(encoding="utf-8")
+    times = {event["event"]: event["t"] for event in map(json.loads, journal.splitlines())}
+    return Played(policy, report, noted, times["quiesced"], times["released"])
 
 
-def judge(
-    stage: Stage,
-    scene: Scene,
-    played: tuple[dict[str, Any], ledger.Ledger, float, Path],
-    copy: Path,
-) -> None:
+def judge(stage: Stage, scene: Scene, played: Played, copy: Path) -> None:
     """Prove the copy, and hold it against the ledger. Raises DemoFailed."""
-    report, noted, begun, policy = played
-    stage.app("prove", policy, "--data", copy)
+    stage.app("prove", played.policy, "--data", copy)
     found = ledger.committed_sqlite(copy / "orders.db")
-    # Writers stood still from the last commit before the hold: that one must be there, too.
-    stall, last = max((b.acknowledged - a.acknowledged, a.acknowledged) for a, b in noted.pairs(since=begun))
-    held = max(a["held_seconds"] for a in report["applications"])
+    before = played.noted.acknowledged_before(played.held)
+    during = played.noted.acknowledged_before(played.released) - before
+    missing = before - found
+    stall = played.noted.longest_stall(played.held, played.released)
+    report = played.report
     frozen = max((f["held_seconds"] for f in report["filesystems"]), default=0.0)
-    missing = noted.missing_from(found, before=last + 1e-9)
-    print(f"\n  level asked for     {report['requested']}")
-    print(f"  level reached       {report['achieved']}")
-    print(f"  application held    {held * 1000:.0f} ms (by the report)")
+    print(f"\n  level asked for      {report['requested']}")
+    print(f"  level reached        {report['achieved']}")
+    print(f"  application held     {(played.released - played.held) * 1000:.0f} ms (by the journal)")
+    print(f"  filesystem frozen    {f'{frozen * 1000:.0f} ms (by the report)' if frozen else 'no'}")
+    print(f"  writers stood still  {stall * 1000:.0f} ms (by the writer's own ledger)")
     print(
-        f"  filesystem frozen   {frozen * 1000:.0f} ms (by the report)"
-        if frozen
-        else "  filesystem frozen   no"
+        f"  acknowledged commits {len(before)} before the hold, {len(missing)} of them missing from the snapshot;"
     )
-    print(f"  writers stood still {stall * 1000:.0f} ms (by the writer's own ledger)")
-    print(
-        f"  commits             {len(noted.acknowledged_before(last + 1e-9))} acknowledged before the hold,"
-    )
-    print(f"                      {len(missing)} of them missing from the snapshot")
+    print(f"                       {len(during)} during it")
     if report["achieved"] != scene.level:
         raise DemoFailed(f"the level is {report['achieved']}, not {scene.level}: {report['because']}")
     if missing:
         raise DemoFailed(f"acknowledged commits are missing: {sorted(missing)[:10]}")
+    if during:
+        raise DemoFailed(f"commits were acknowledged during the hold: {sorted(during)[:10]}")
 
 
 def on_btrfs(stage: Stage) -> None:
@@ -156,7 +165,7 @@ def on_btrfs(stage: Stage) -> None:
             "application",
         )
         played = play(stage, scene)
-        taken = Path(played[0]["snapshot"]["reference"])
+        taken = Path(played.report["snapshot"]["reference"])
         clone = snapshots / "clone"
         stage.run("btrfs", "-q", "subvolume", "snapshot", taken, clone)
         judge(stage, scene, played, clone)
