@@ -140,8 +140,8 @@ def _order(compiled: Compiled) -> list[str]:
         rows.append("")
         rows.extend(
             _wrap(
-                f"freeze.mounts ({', '.join(plan.freeze.mounts)}) is for 'app run': the extension freezes all "
-                "but those of freeze.skip."
+                f"freeze.mounts ({', '.join(plan.freeze.mounts)}) is for 'app run': the extension freezes "
+                "all but those of freeze.skip."
             ).splitlines()
         )
     if len(active) > 1:

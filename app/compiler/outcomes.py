@@ -69,7 +69,7 @@ def outcomes(plan: Plan) -> list[Outcome]:
         ),
         Outcome(
             "the config has a wrong owner or mode, or is damaged",
-            "goes on, filesystem-consistent, whatever the policy says: the config is not read; no script runs",
+            "goes on, filesystem-consistent, whatever the policy says: it is not read; neither script runs",
             ("IncorrectJSONConfigFile",),
         ),
         Outcome(

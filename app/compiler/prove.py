@@ -26,7 +26,7 @@ _OF_THE_PLACE = frozenset({"user", "environment"})
 def build_prove(policy: Policy, findings: Findings) -> Prove | None:
     """The proof of a policy, or None if it has none (or is too broken to have one)."""
     table = policy.data.get("prove")
-    if table is None or policy.broken & {"prove", *mechanisms.names()}:
+    if table is None or any(map(policy.damaged, ("prove", *mechanisms.names()))):
         return None
     facts = _facts(policy, table.get("facts", {}), findings)
     resolver = Resolver(policy, findings, RUN_TIME | facts.keys())

@@ -32,18 +32,12 @@ def build_application(policy: Policy, findings: Findings) -> Application:
     After a finding the result serves only to check the rest (order, budget).
     """
     data = policy.data
-    tables = set(mechanisms.names())
-    variants: tuple[Variant, ...] = ()
-    placed: dict[tuple[Key, ...], Variant] = {}
-    recover: tuple[Step, ...] = ()
-    options: dict[str, Options] = {}
-    if not policy.broken & {*_RECIPE, "recover", "choose", *tables}:
-        placed = _variants(policy, findings)
-        variants = tuple(placed.values())
-        saved = frozenset().union(*(saved_names((*v.quiesce, *v.verify, *v.release)) for v in variants))
-        recover = build_steps(data.get("recover", []), ("recover",), Resolver(policy, findings), saved)
-        options = _options(policy, variants, recover, findings)
-        _check_recipe(policy, placed, recover, findings)
+    placed = _variants(policy, findings)
+    variants = tuple(placed.values())
+    saved = frozenset().union(*(saved_names((*v.quiesce, *v.verify, *v.release)) for v in variants))
+    recover = build_steps(data.get("recover", []), ("recover",), Resolver(policy, findings), saved)
+    options = _options(policy, variants, recover, findings)
+    _check_recipe(policy, placed, recover, findings)
     quiesces = any(variant.quiesce for variant in variants)
     level = (
         Level[data["level"].upper()]
@@ -52,8 +46,8 @@ def build_application(policy: Policy, findings: Findings) -> Application:
         if quiesces
         else Level.FILESYSTEM
     )
-    if not policy.broken & {*_RECIPE, "recover", "choose", "level", *tables} and variants:
-        _check_level(policy, level, placed, findings)
+    if level is Level.APPLICATION and not policy.damaged("level"):
+        _check_proof(policy, placed, findings)
     timing = {**DEFAULT_TIMING, **data.get("timing", {})}
     return Application(
         name=policy.name,
@@ -93,10 +87,10 @@ def _variants(policy: Policy, findings: Findings) -> dict[tuple[Key, ...], Varia
     kept: dict[tuple[Key, ...], Variant] = {}
     for index, entry in enumerate(choose):
         path: tuple[Key, ...] = ("choose", index)
-        variant = _variant(entry["name"], entry.get("version", ""), entry, path, policy, findings)
+        variant = _variant(entry.get("name", ""), entry.get("version", ""), entry, path, policy, findings)
         if _applies(entry.get("settings", {}), (*path, "settings"), policy, findings):
             kept[path] = variant
-    if not kept and not policy.unsettled:
+    if not kept and not policy.unsettled and not policy.damaged("choose"):
         values = ", ".join(f"{name} = {show(value)}" for name, value in sorted(policy.settings.items()))
         findings.add(
             root, ("choose",), "none of the recipes is for these settings", f"settings in force: {values}"
@@ -158,7 +152,7 @@ def _options(
         found = resolver.value(tables.get(name, {}), schema, (name,))
         if name in used:
             resolved[name] = found
-            if not policy.unsettled:
+            if not policy.unsettled and not policy.damaged(name):
                 check_part(schema, found, policy.root, (name,), findings)
         count_groups(found.get("failed"), policy, (name, "failed"), findings)
     return resolved
@@ -171,7 +165,7 @@ def _check_recipe(
     findings: Findings,
 ) -> None:
     lasting = {s.mechanism for v in variants.values() for s in v.quiesce if outlives(s.mechanism)}
-    if lasting and not recover:
+    if lasting and not recover and not policy.damaged("recover"):
         findings.add(
             policy.root,
             ("recover",),
@@ -179,7 +173,7 @@ def _check_recipe(
             "say in [[recover]] what to run when the hold is lost",
         )
     for path, variant in variants.items():
-        if variant.quiesce and not variant.release:
+        if variant.quiesce and not variant.release and not policy.damaged(*path, "release"):
             findings.add(policy.root, (*path, "release"), "is missing: what is quiesced must be released")
 
 
@@ -188,13 +182,12 @@ def outlives(mechanism: str) -> bool:
     return bool(getattr(mechanisms.load(mechanism), "OUTLIVES", mechanism == "command"))
 
 
-def _check_level(
-    policy: Policy, level: Level, variants: Mapping[tuple[Key, ...], Variant], findings: Findings
-) -> None:
-    if level is not Level.APPLICATION:
-        return
+def _check_proof(policy: Policy, variants: Mapping[tuple[Key, ...], Variant], findings: Findings) -> None:
+    """Law 2: what calls itself application-consistent quiesces something and proves it."""
     hint = "set level to what the recipe can give: filesystem or crash"
     for path, variant in variants.items():
+        if any(policy.damaged(*path, key) for key in _RECIPE) or policy.damaged("choose"):
+            continue
         if not variant.quiesce:
             findings.add(policy.root, ("level",), "is application, but nothing is quiesced", hint)
         elif not any(step.proof for step in (*variant.verify, *variant.release)):

@@ -23,8 +23,8 @@ def build_steps(
     """The steps of one list at ``path``; ``saved`` are the names that earlier steps saved."""
     steps: list[Step] = []
     for index, entry in enumerate(entries):
-        step = _step(entry, (*path, index), resolver, saved | saved_names(steps))
-        steps.append(step)
+        if "mechanism" in entry:  # without one the schema has said so
+            steps.append(_step(entry, (*path, index), resolver, saved | saved_names(steps)))
     return tuple(steps)
 
 
@@ -39,7 +39,7 @@ def _step(entry: dict[str, Any], path: tuple[Key, ...], resolver: Resolver, save
     schema = step_schema(name)
     own = {key: value for key, value in entry.items() if key not in COMMON}
     do = resolver.value(own, schema, path)
-    if not policy.unsettled:
+    if not policy.unsettled and not policy.damaged(*path):
         check_part(schema, do, policy.root, path, findings)
     expect = resolver.text(entry["expect"], (*path, "expect")) if "expect" in entry else None
     given = entry.get("save", [])
@@ -60,7 +60,7 @@ def _step(entry: dict[str, Any], path: tuple[Key, ...], resolver: Resolver, save
             "one name for the whole answer, or one for each group",
         )
     unchanged = entry.get("unchanged")
-    if unchanged is not None and unchanged not in saved:
+    if unchanged is not None and unchanged not in saved and not policy.broken:
         findings.add(
             policy.root,
             (*path, "unchanged"),

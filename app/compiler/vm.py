@@ -145,7 +145,7 @@ def agree_snapshot(agreement: Agreement) -> Snapshot:
 def _check_options(
     agreement: Agreement, schema: dict[str, Any], options: Options, setters: dict[str, Policy]
 ) -> None:
-    if any("snapshot" in policy.broken or policy.unsettled for policy in agreement.policies):
+    if any(policy.damaged("snapshot") or policy.unsettled for policy in agreement.policies):
         return
     named = agreement.setter("snapshot", "provider") or next(iter(setters.values()), None)
     if named is None:

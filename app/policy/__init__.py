@@ -23,8 +23,8 @@ class Policy:
 
     ``data`` is that merged document and ``root`` the position of its keys. ``lineage`` is its own
     name and the names of what it extends. ``settings`` are the values in force; those in
-    ``unsettled`` are stand-ins for a missing or wrong value. ``broken`` are the top-level keys in
-    which something was wrong and was left out.
+    ``unsettled`` are stand-ins for a missing or wrong value. ``broken`` are the key paths whose
+    value was wrong and was left out.
     """
 
     file: str
@@ -34,7 +34,11 @@ class Policy:
     root: Node = field(compare=False)
     settings: Mapping[str, Value] = field(default_factory=dict)
     unsettled: frozenset[str] = frozenset()
-    broken: frozenset[str] = frozenset()
+    broken: frozenset[tuple[Key, ...]] = frozenset()
+
+    def damaged(self, *path: Key) -> bool:
+        """Whether something at or below ``path`` was left out, so that what is missing there says nothing."""
+        return any(wrong[: len(path)] == path for wrong in self.broken)
 
 
 def load_policies(paths: Sequence[str], read: Read = read_file) -> list[Policy]:
@@ -60,13 +64,13 @@ def _load(path: str, findings: Findings, read: Read) -> Policy | None:
     if not chain:
         return None
     whole = len(findings) == before
-    broken: set[str] = set()
+    broken: set[tuple[Key, ...]] = set()
     # A wrong name still names: others may say that they come after it.
     lineage = tuple(str(document.data.get("name") or f"({document.file})") for document in chain)
     for document in chain:
         for wrong in check_document(document.data, document.root, findings):
             if wrong:
-                broken.add(str(wrong[0]))
+                broken.add(wrong)
                 _drop(document.data, wrong)
     data, root = merge(chain)
     if not whole:

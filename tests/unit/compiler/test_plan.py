@@ -54,7 +54,10 @@ def test_no_recipe_for_the_settings_is_an_error(folder: Folder) -> None:
 
 
 def test_steps_of_top_level_and_choose_do_not_mix(folder: Folder) -> None:
-    steps = '[[quiesce]]\nmechanism = "session"\nsend = "X;"\n[[release]]\nmechanism = "session"\nsend = "Y;"\nproof = true\n'
+    steps = (
+        '[[quiesce]]\nmechanism = "session"\nsend = "X;"\n'
+        '[[release]]\nmechanism = "session"\nsend = "Y;"\nproof = true\n'
+    )
     folder.write('version = 1\nname = "c"\nextends = "postgresql"\n' + steps)
     assert folder.problems().keys() == {"quiesce", "release"}
     folder.files.clear()

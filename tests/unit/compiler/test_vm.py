@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from app.compiler import compile_paths
+from app.errors import PolicyInvalid, Problem
 from tests.unit.policy.write import Folder
 
 
@@ -35,10 +37,7 @@ def test_circles_duplicates_and_unknown_names_of_after(folder: Folder) -> None:
     assert any("cannot come after itself" in p.message for p in _all(folder))
 
 
-def _all(folder: Folder) -> list[object]:
-    from app.compiler import compile_paths
-    from app.errors import PolicyInvalid
-
+def _all(folder: Folder) -> list[Problem]:
     with pytest.raises(PolicyInvalid) as caught:
         compile_paths(folder.files)
     return list(caught.value.problems)
