@@ -154,9 +154,10 @@ def _held(
     note("snapshot_begin", provider=plan.snapshot.provider)
     try:
         taken = provider.take(context)
-    except StillframeError as error:
+    except Exception as error:  # noqa: BLE001 - a provider's own bug must not cost the report
+        reason = error.message if isinstance(error, StillframeError) else f"{type(error).__name__}: {error}"
         broken = f"; {held.broken}" if held.is_broken() else ""
-        note("snapshot_end", ok=False, reason=error.message + broken)
+        note("snapshot_end", ok=False, reason=reason + broken)
         return None
     note("snapshot_end", ok=True, reference=taken.reference, details=dict(taken.details))
     return taken

@@ -86,6 +86,11 @@ def main() -> None:
         click.echo(f"error: {place}{error.strerror or error}", err=True)
         status = Exit.HOST
         _trace()
+    except Exception as error:  # noqa: BLE001 - the last line of defence: never a traceback unasked
+        click.echo(f"internal error: {type(error).__name__}: {error}", err=True)
+        click.echo("  hint: this is a bug of stillframe's; app --debug shows where", err=True)
+        status = Exit.DIFFERS
+        _trace()
     sys.exit(int(status))
 
 

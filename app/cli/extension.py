@@ -44,6 +44,10 @@ def main(argv: list[str]) -> int:
         _say(f"error: {error.filename or ''}: {error.strerror or error}")
         _trace()
         return int(Exit.HOST)
+    except Exception as error:  # noqa: BLE001 - the last line of defence: never a traceback unasked
+        _say(f"internal error: {type(error).__name__}: {error}")
+        _trace()
+        return int(Exit.DIFFERS)
     except KeyboardInterrupt:
         return int(Exit.INTERRUPTED)
 

@@ -85,6 +85,13 @@ class Program:
             **environment,
         }
 
+    def close(self) -> None:
+        """Close the descriptor of the program; it cannot be started any more."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+            self._file = ""
+
     def start(self, *, merge_errors: bool = False, output: int = subprocess.PIPE) -> subprocess.Popen[bytes]:
         """Start it in a session of its own, in ``/``, stdin being a pipe, and stdout too or ``output``.
 

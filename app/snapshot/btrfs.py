@@ -75,7 +75,8 @@ class BtrfsSnapshot:
     def take(self, context: Context) -> Taken:
         """One ioctl."""
         flags = _READ_ONLY if self._options.get("read_only", True) else 0
-        arguments = _ARGUMENTS.pack(self._source, 0, flags, context.name.encode())
+        # Mutable, because fcntl.ioctl copies an immutable argument into a buffer of 1024 bytes.
+        arguments = bytearray(_ARGUMENTS.pack(self._source, 0, flags, context.name.encode()))
         try:
             fcntl.ioctl(self._destination, _SNAP_CREATE_V2, arguments)
         except OSError as error:
@@ -88,6 +89,7 @@ class BtrfsSnapshot:
         for descriptor in (self._source, self._destination):
             if descriptor >= 0:
                 os.close(descriptor)
+        self._source = self._destination = -1
         return {}
 
 

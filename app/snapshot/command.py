@@ -81,7 +81,9 @@ class CommandSnapshot:
         return Taken(context.name, {"output": output[-4096:]})
 
     def finish(self, context: Context, taken: Taken | None) -> Mapping[str, Any]:
-        """Nothing is left to do."""
+        """Close the program."""
+        if self._program is not None:
+            self._program.close()
         return {}
 
     def _argv(self, context: Context) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ def where(tmp_path: Path) -> Paths:
 
 def test_numbers_go_on_and_the_oldest_go(where: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(history, "KEPT", 3)
-    monkeypatch.setattr(history.os, "fsync", lambda descriptor: None)
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
     assert [history.save(where, {"hold": str(n)}) for n in range(5)] == [1, 2, 3, 4, 5]
     assert history.numbers(where) == [3, 4, 5]
     assert history.load(where, None)["hold"] == "4"
@@ -44,7 +45,7 @@ def test_a_write_that_fails_leaves_no_report(where: Paths, monkeypatch: pytest.M
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(history.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
         history.save(where, {})
     assert history.numbers(where) == []
