@@ -116,6 +116,8 @@ def _target(directory: str, root: str) -> Target:
             f"--out {printable(directory)!r} is not a full path",
             "with --root, DIR is as the running VM sees it, such as /etc/azure",
         )
+    if root and not os.path.isdir(root):
+        raise Misused(f"--root {printable(root)!r} is no folder", "mount the image first, and name its root")
     return Target(place, os.path.abspath(root).rstrip("/") if root else "")
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from app.compiler import Compiled
-from app.compiler.outcomes import outcomes
+from app.compiler.outcomes import AFTER_FAILURE, outcomes
 from app.plan import Application, Plan, Step, Variant
 from app.policy.wording import printable, seconds
 
@@ -227,13 +227,16 @@ def _budget(compiled: Compiled) -> list[str]:
 
 def _failures(plan: Plan) -> list[str]:
     lines: list[str] = []
-    for outcome in outcomes(plan):
+    found = outcomes(plan)
+    for outcome in found:
         lines.extend(_wrap(f"* {outcome.event}", "  ").splitlines())
         lines.extend(_wrap(f"backup: {outcome.backup}", "            ", "    ").splitlines())
         if outcome.reported:
             lines.extend(
                 _wrap(f"reported: {', '.join(outcome.reported)}", "              ", "    ").splitlines()
             )
+    if any("FAILS" in outcome.backup for outcome in found):
+        lines += ["", *_wrap(AFTER_FAILURE).splitlines()]
     return lines
 
 

@@ -20,8 +20,9 @@ class Outcome:
     reported: tuple[str, ...]
 
 
-_SERVICE_RETRIES = (
-    "the service tries again by its own schedule, and a VM with one disk falls back to crash-consistent"
+AFTER_FAILURE = (
+    "Where the backup FAILS, the service tries again by its own schedule, and a VM with one disk falls back "
+    "to crash-consistent regardless."
 )
 
 
@@ -98,22 +99,22 @@ def _success(plan: Plan) -> str:
 
 def _pre(keep_going: bool, freeze: bool) -> str:
     if not freeze:
-        return f"FAILS, without a snapshot: fsFreezeEnabled is false, so any failure does; {_SERVICE_RETRIES}"
+        return "FAILS, without a snapshot: fsFreezeEnabled is false, so any failure does"
     if keep_going:
         return "goes on, filesystem-consistent"
-    return f"FAILS, without a snapshot; the post-script still runs; {_SERVICE_RETRIES}"
+    return "FAILS, without a snapshot; the post-script still runs"
 
 
 def _post(keep_going: bool, freeze: bool) -> str:
     if keep_going and freeze:
         return "the snapshot stands, but do not count on more than filesystem-consistent"
     why = "continueBackupOnFailure is false" if freeze else "fsFreezeEnabled is false"
-    return f"the snapshot was taken, and the backup FAILS: {why}; {_SERVICE_RETRIES}"
+    return f"the snapshot was taken, and the backup FAILS: {why}"
 
 
 def _check(keep_going: bool, freeze: bool) -> str:
     if not keep_going:
-        return f"FAILS, without a snapshot; neither script runs; {_SERVICE_RETRIES}"
+        return "FAILS, without a snapshot; neither script runs"
     if not freeze:
         return "goes on without scripts and without a freeze: crash-consistent at best"
     return "goes on, filesystem-consistent; neither script runs"

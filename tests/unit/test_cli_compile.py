@@ -136,6 +136,7 @@ def test_scripts_that_moved_leave_nothing_behind(folder: Folder, image: Path) ->
     "arguments",
     [
         ("--out", "etc/azure", "--root", "."),
+        ("--root", "/nowhere"),
         ("--binary", "app"),
         ("--binary", "/opt/../app"),
         ("--binary", "/opt/a\nb"),

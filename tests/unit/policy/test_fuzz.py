@@ -280,7 +280,7 @@ def test_the_command_exits_with_0_or_3(document: dict[str, Any], name: str) -> N
         "app",
         name,
         "/p/p.toml",
-        *(["--dry-run", "--root", "/nowhere"] if name == "compile" else []),
+        *(["--dry-run", "--out", "/nowhere/azure"] if name == "compile" else []),
     ]
 
     def read(_path: str) -> bytes:
