@@ -72,11 +72,14 @@ def is_frozen(mount: str | Path) -> bool:
 
 
 @contextlib.contextmanager
-def filesystem(kind: str, megabytes: int = 512, below: Path | None = None) -> Iterator[Volume]:
+def filesystem(
+    kind: str, megabytes: int = 512, below: Path | None = None, *, direct: bool = False
+) -> Iterator[Volume]:
     """A new filesystem of ``kind`` (ext4, xfs, btrfs), mounted for as long as the context lasts.
 
     The image is sparse and stands in a private folder under ``below`` (absent: the system's own
-    temporary folder). Needs root.
+    temporary folder). ``direct``: what is written goes past the image's own page cache, as to a disk.
+    Needs root.
     """
     sweep()
     with contextlib.ExitStack() as stack:
@@ -88,16 +91,19 @@ def filesystem(kind: str, megabytes: int = 512, below: Path | None = None) -> It
         with image.open("wb") as file:
             file.truncate(megabytes << 20)
         _run(*_MAKE[kind], str(image))
-        volume = stack.enter_context(mounted(image, mount, kind))
+        volume = stack.enter_context(mounted(image, mount, kind, direct=direct))
         mount.chmod(0o755)
         yield volume
 
 
 @contextlib.contextmanager
-def mounted(image: Path, mount: Path, kind: str, options: str = "rw") -> Iterator[Volume]:
+def mounted(
+    image: Path, mount: Path, kind: str, options: str = "rw", *, direct: bool = False
+) -> Iterator[Volume]:
     """An image that holds a filesystem, on a loop device, mounted at ``mount``."""
     with contextlib.ExitStack() as stack:
-        device = _run("losetup", "--find", "--show", str(image)).strip()
+        how = ["--direct-io=on"] if direct else []
+        device = _run("losetup", "--find", "--show", *how, str(image)).strip()
         stack.callback(_run, "losetup", "--detach", device)
         _run("mount", "-t", kind, "-o", options, device, str(mount))
         stack.callback(_unmount, mount)

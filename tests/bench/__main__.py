@@ -4,7 +4,8 @@ python -m tests.bench [--rounds N] [--megabytes N] [--binary PATH]
 
 An ext4 filesystem on a loop device gets so many megabytes of dirty pages; a writer appends 1 KiB a
 millisecond to a file on it and notes each write elsewhere. Then the filesystem is frozen and thawed,
-by one way and by the other in turn. What counts is the longest time between two writes.
+by one way and by the other in turn, each time on a filesystem and an image that are new: so that the
+writeback costs both the same. What counts is the longest time between two writes.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ AIM = 0.1
 """Ours is to be at most this part of plain fsfreeze's."""
 
 _VM = Path("/proc/sys/vm")
+
+Way = Callable[[Path], None]
+"""Freezes and thaws the filesystem that is mounted at a path."""
 
 
 @contextlib.contextmanager
@@ -67,16 +71,23 @@ def plain(mount: Path) -> None:
     try:
         subprocess.run(["fsfreeze", "-f", str(mount)], check=True)
     finally:
-        scratch_thawed = subprocess.run(["fsfreeze", "-u", str(mount)], check=False)
-    scratch_thawed.check_returncode()
+        thawed = subprocess.run(["fsfreeze", "-u", str(mount)], check=False)
+    thawed.check_returncode()
 
 
-def ours(command: list[str], policy: Path, environ: dict[str, str]) -> Callable[[Path], None]:
+def ours(command: str, folder: Path) -> Way:
     """``app run`` of a policy without an application, handing off to nobody."""
 
     def cycle(mount: Path) -> None:
+        policy = folder / "bench.toml"
+        policy.write_text(
+            'version = 1\nname = "bench"\nextends = "filesystem"\n'
+            f'[freeze]\nmounts = ["{mount}"]\n[snapshot]\nprovider = "none"\n',
+            encoding="utf-8",
+        )
+        environ = {**os.environ, "STILLFRAME_PREFIX": str(folder / "prefix")}
         done = subprocess.run(
-            [*command, "run", str(policy)], env=environ, capture_output=True, text=True, check=False
+            [command, "run", str(policy)], env=environ, capture_output=True, text=True, check=False
         )
         if done.returncode not in (0, 1):
             raise RuntimeError(f"app run ended with {done.returncode}: {done.stderr}{done.stdout}")
@@ -86,13 +97,14 @@ def ours(command: list[str], policy: Path, environ: dict[str, str]) -> Callable[
     return cycle
 
 
-def measure(
-    volume: scratch.Volume, way: Callable[[Path], None], megabytes: int, notes: Path
-) -> tuple[float, int]:
+def measure(way: Way, megabytes: int, notes: Path) -> tuple[float, int]:
     """The longest stall (seconds) of one freeze and thaw, and the dirty megabytes before it."""
-    big = volume.mount / "big"
-    with ledger.Writer("file", str(volume.mount / "log"), notes=notes) as writer:
-        dirty = make_dirty(big, megabytes)
+    # On a real disk, not on tmpfs: what is measured is the writeback.
+    with (
+        scratch.filesystem("ext4", megabytes * 2 + 512, below=Path("/var/tmp")) as volume,
+        ledger.Writer("file", str(volume.mount / "log"), notes=notes) as writer,
+    ):
+        dirty = make_dirty(volume.mount / "big", megabytes)
         writer.wait_for(50)
         begun = time.monotonic()
         try:
@@ -101,10 +113,7 @@ def measure(
             scratch.thaw(volume.mount)
         ended = time.monotonic()
         writer.wait_for(50)
-        stall = writer.ledger.longest_stall(begun, ended)
-    big.unlink()
-    os.sync()
-    return stall, dirty
+        return writer.ledger.longest_stall(begun, ended), dirty
 
 
 def main() -> int:
@@ -117,30 +126,18 @@ def main() -> int:
     if os.geteuid() != 0:
         print("bench: needs root: loop devices, mounts and freezing", file=sys.stderr)
         return 4
-    size = arguments.megabytes * 2 + 512
     with contextlib.ExitStack() as stack:
         below = Path("/dev/shm") if Path("/dev/shm").is_dir() else Path("/run")
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="stillframe-bench-", dir=below)))
-        # On a real disk: what is measured is the writeback.
-        volume = stack.enter_context(scratch.filesystem("ext4", size, below=Path("/var/tmp")))
-        policy = folder / "bench.toml"
-        policy.write_text(
-            'version = 1\nname = "bench"\nextends = "filesystem"\n'
-            f'[freeze]\nmounts = ["{volume.mount}"]\n[snapshot]\nprovider = "none"\n',
-            encoding="utf-8",
-        )
-        environ = {**os.environ, "STILLFRAME_PREFIX": str(folder / "prefix")}
-        ways = {"fsfreeze": plain, "app run": ours([arguments.binary], policy, environ)}
+        ways: dict[str, Way] = {"fsfreeze": plain, "app run": ours(arguments.binary, folder)}
         stalls: dict[str, list[float]] = {name: [] for name in ways}
         stack.enter_context(dirty_pages_stay(arguments.megabytes * 2))
         print(f"ext4, {arguments.megabytes} MB of dirty pages, longest stall of a writer (seconds)")
         print(f"{'round':>6} {'way':<10} {'dirty MB':>9} {'stall':>8}")
-        # Unmeasured: the first writeback also makes the sparse image grow.
-        measure(volume, plain, arguments.megabytes, folder / "ledger")
         for number in range(1, arguments.rounds + 1):
-            # In turn, and each first in every other round: neither has the warmer disk.
+            # Each way comes first in every other round.
             for name in sorted(ways, reverse=number % 2 == 0):
-                stall, dirty = measure(volume, ways[name], arguments.megabytes, folder / "ledger")
+                stall, dirty = measure(ways[name], arguments.megabytes, folder / "ledger")
                 stalls[name].append(stall)
                 print(f"{number:>6} {name:<10} {dirty:>9} {stall:>8.3f}", flush=True)
     medians = {name: statistics.median(values) for name, values in stalls.items()}
