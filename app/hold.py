@@ -9,7 +9,6 @@ import os
 import secrets
 import select
 import socket
-import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -20,14 +19,14 @@ from app.errors import Busy, HostUnfit
 from app.freeze import Target
 from app.holder import Holder
 from app.host import trust
-from app.host.fork import Child, fork_child, reap
+from app.host.fork import Child, fork_child, keep_in_children, reap
 from app.host.mounts import Mount, open_mount
 from app.journal import Journal
 from app.paths import Paths
 from app.plan import Plan
 
 WATCHDOG_SECONDS = 8.0
-"""How long the client waits for the watchdog to tidy up after a holder that died."""
+"""How long the client waits for every process of the hold to end."""
 
 
 def prepare_folders(paths: Paths) -> None:
@@ -67,8 +66,9 @@ def open_targets(mounts: Sequence[Mount]) -> list[Target]:
 class Hold:
     """A hold that this process started; it ends with this process, unless it is detached."""
 
-    def __init__(self, holder: Child, plan: Plan, paths: Paths, notes: Journal) -> None:
+    def __init__(self, holder: Child, alive: int, plan: Plan, paths: Paths, notes: Journal) -> None:
         self._holder = holder
+        self._alive = alive
         self._plan = plan
         self._paths = paths
         self._died = False
@@ -142,7 +142,7 @@ class Hold:
         return reply
 
     def _lost(self) -> None:
-        """The holder died: its watchdog undoes everything and then lets go of the lock."""
+        """The holder died: its watchdog undoes everything and writes the report."""
         self.broken = self.broken or "the holder died"
         self._settle()
 
@@ -150,10 +150,12 @@ class Hold:
         if self._died:
             return
         self._died = True
-        reap(self._holder.pid, WATCHDOG_SECONDS)
-        end = time.monotonic() + WATCHDOG_SECONDS
-        while not journal.ended(journal.read(self._paths.journal)) and time.monotonic() < end:
-            time.sleep(0.01)
+        # Written to by nobody, and hung up once the last process of the hold has ended.
+        poll = select.poll()
+        poll.register(self._alive, select.POLLIN)
+        poll.poll(WATCHDOG_SECONDS * 1000)
+        os.close(self._alive)
+        reap(self._holder.pid, 0.1)
 
 
 def start(
@@ -190,11 +192,16 @@ def start(
     _remember(plan, paths)
     control.remove(paths)
 
+    alive, kept = os.pipe2(os.O_CLOEXEC)
+
     def body(channel: socket.socket) -> None:
+        keep_in_children(kept)
         Holder(plan, kind, channel, notes, paths, targets, give_up_at, sync_only).run()
 
-    also = [notes.descriptor, *(t.descriptor for t in targets)]
-    return Hold(fork_child(body, session=True, also_keep=also), plan, paths, notes)
+    also = [notes.descriptor, kept, *(t.descriptor for t in targets)]
+    holder = fork_child(body, session=True, also_keep=also)
+    os.close(kept)
+    return Hold(holder, alive, plan, paths, notes)
 
 
 def _mechanisms(application: Any) -> list[str]:

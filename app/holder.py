@@ -21,10 +21,10 @@ from typing import Any
 from app import control, freeze
 from app.aftermath import Aftermath
 from app.freeze import FreezeFailed, Freezer, Target
-from app.host.fork import fork_child, reap
+from app.host.fork import fork_child
 from app.host.memory import stay_resident
 from app.journal import Journal
-from app.keepers import GRACE, Keepers, end_group
+from app.keepers import GRACE, SILENT_BEATS, Keepers, Started
 from app.paths import Paths
 from app.plan import Plan
 from app.watchdog import TICK, Watchdog
@@ -33,10 +33,6 @@ FREEZE_SECONDS = 10.0
 """After presync a FIFREEZE takes milliseconds; one that takes this long hangs."""
 
 THAW_SECONDS = 1.5
-
-SILENT_TURNS = 10
-"""Beats without an answer after which the watchdog counts as hanging. Counted in turns of our own
-loop, so that a pause of the whole machine blames nobody."""
 
 
 class Holder:
@@ -56,7 +52,7 @@ class Holder:
         self._plan = plan
         self._kind = kind
         self._client: socket.socket | None = client
-        self._client_pids: list[int] = []
+        self._client_started = Started()
         self._journal = journal
         self._paths = paths
         self._targets = list(targets)
@@ -135,8 +131,9 @@ class Holder:
             self._last_beat = now
             self._unanswered += 1
             self._tell_watchdog("beat")
-            if self._unanswered > SILENT_TURNS:
-                self._break("the watchdog does not answer")
+            self._keepers.beat()
+            if self._unanswered > SILENT_BEATS:
+                self._lose_watchdog("the watchdog does not answer")
         self._keepers.tick()
         if self._phase == "quiescing":
             if now > self._give_up_at:
@@ -161,15 +158,14 @@ class Holder:
             data = b""
         if not data:
             self._client = None
-            for pid in self._client_pids:
-                end_group(pid)
+            self._client_started.end()
             if not self._detached:
                 self._break("the client program died")
             return
         message = json.loads(data)
         order = message["do"]
         if order == "register":
-            self._client_pids.append(message["pid"])
+            self._client_started.add(message["pid"])
             self._tell_watchdog(f"pid {message['pid']}")
             return
         self._request = order
@@ -192,6 +188,7 @@ class Holder:
         if "release" not in words:
             return
         if self._detached:
+            self._journal.note("collected")
             self._begin_release()
         else:
             self._break("the post-script came before everything was held")
@@ -203,13 +200,16 @@ class Holder:
             data = b""
         if data:
             self._unanswered = 0
-            return
-        reap(self._watchdog.pid, 0.1)
-        self._watchdog.channel.close()
+        else:
+            self._lose_watchdog("the watchdog died")
+
+    def _lose_watchdog(self, reason: str) -> None:
+        """Without a watchdog nothing may stay held. One that only hangs would keep the lock."""
+        self._watchdog.end()
         # Its place in the poll is taken by a channel that never speaks.
         self._watchdog.channel, self._silent_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._unanswered = -(1 << 30)
-        self._break("the watchdog died")
+        self._break(reason)
 
     def _tell_watchdog(self, message: str) -> None:
         # A failure is seen by its missing answers, or its closed channel.
@@ -289,8 +289,8 @@ class Holder:
     # -- release ------------------------------------------------------------------------------
 
     def _break(self, reason: str) -> None:
-        """The hold is lost: thaw and release everything now."""
-        if self._phase in ("releasing", "done") or self._broken:
+        """The hold is lost: thaw and release everything now. During the release: claim nothing for it."""
+        if self._phase == "done" or self._broken:
             return
         self._broken = reason
         self._journal.note("broken", reason=reason)

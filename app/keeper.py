@@ -11,6 +11,7 @@ import contextlib
 import json
 import select
 import socket
+import threading
 import time
 from typing import Any
 
@@ -20,6 +21,9 @@ from app.journal import Journal
 from app.mechanisms import Abandoned, StepFailed, Waiter
 from app.plan import Application, Variant
 from app.recipe import Recipe, all_steps, choose, describe
+
+BEAT = 0.1
+"""Seconds between two signs of life: a keeper that is stopped is as bad as one that is dead."""
 
 ALONE = 1.2
 """Seconds for a release without a holder: law 1 allows two in all."""
@@ -39,6 +43,7 @@ class Keeper:
 
     def serve(self) -> None:
         """Obey until told to end, or until the holder is gone."""
+        threading.Thread(target=self._beat, daemon=True).start()
         while True:
             message = self._next()
             if message is None:
@@ -68,6 +73,7 @@ class Keeper:
                 self._note("lost", reason=reason)
                 self._say("lost", reason=reason)
                 self._undo(time.monotonic() + self._application.timing.release)
+                self._say("done", order="undo", ok=not self._touched, reason=reason)
                 continue
             data = self._channel.recv(1 << 16)
             if not data:
@@ -199,3 +205,9 @@ class Keeper:
         # A failure means that the holder is gone; the next read says so.
         with contextlib.suppress(OSError):
             self._channel.send(json.dumps({"event": event, **facts}).encode())
+
+    def _beat(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                self._channel.send(b'{"event": "beat"}')
+                time.sleep(BEAT)

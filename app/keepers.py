@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import signal
 import time
 from collections.abc import Callable
@@ -25,14 +26,46 @@ PAUSE = 1.0
 GRACE = 2.0
 """Seconds that a keeper may be late with an answer before it counts as hanging."""
 
+SILENT_BEATS = 10
+"""Beats without a sign of life after which a keeper, or the watchdog, counts as hanging. Counted in turns
+of the holder's loop, so that a pause of the whole machine blames nobody."""
+
 _BUSY = ("connecting", "quiescing", "verifying", "releasing", "recovering")
 _TOUCHED = ("quiescing", "held", "verifying", "verified", "unverified", "releasing")
 _KEPT = ("held", "verified", "unverified")
 
 
+class Started:
+    """Processes that must not outlive the hold, by pidfd: the number of one that ended may serve again."""
+
+    def __init__(self) -> None:
+        self._pidfds: dict[int, int] = {}
+
+    def add(self, pid: int) -> None:
+        """Remember one, unless it has ended already."""
+        with contextlib.suppress(OSError):
+            self._pidfds[pid] = os.pidfd_open(pid)
+
+    def end(self) -> None:
+        """SIGKILL to those that live, with all that they started in their sessions; never raises."""
+        for pid, pidfd in self._pidfds.items():
+            # While a leader lives, its group's number is its own.
+            if not select.select([pidfd], [], [], 0)[0]:
+                try:
+                    os.killpg(pid, signal.SIGKILL)
+                except OSError:
+                    with contextlib.suppress(OSError):
+                        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            os.close(pidfd)
+        self._pidfds.clear()
+
+
 @dataclass(slots=True)
 class _Kept:
-    """One application and its keeper. ``due``: when the order in hand must be answered."""
+    """One application and its keeper.
+
+    ``due``: when the order in hand must be answered. ``silent``: beats since its last sign of life.
+    """
 
     application: Application
     child: Child | None = None
@@ -42,7 +75,8 @@ class _Kept:
     retry: str = ""
     reason: str = ""
     held_since: float = float("inf")
-    pids: list[int] = field(default_factory=list)
+    silent: int = 0
+    started: Started = field(default_factory=Started)
 
     @property
     def name(self) -> str:
@@ -53,7 +87,7 @@ class Keepers:
     """The keepers of one plan.
 
     ``tell_watchdog(message)`` passes on what the watchdog must know; ``lost(reason)`` is called when
-    an application that was connected or held is lost.
+    a required application that was connected or held is lost.
     """
 
     def __init__(
@@ -95,22 +129,32 @@ class Keepers:
         if not data:
             self._lose(kept, "its keeper died")
             return
+        kept.silent = 0
         message = json.loads(data)
         if message["event"] == "pid":
-            kept.pids.append(message["pid"])
+            kept.started.add(message["pid"])
             self._journal.note("process", role="client", app=kept.name, pid=message["pid"])
             self._tell_watchdog(f"pid {message['pid']}")
         elif message["event"] == "lost":
-            kept.state, kept.reason = "failed", message["reason"]
-            self._lost(f"{kept.name}: {kept.reason}")
-        else:
+            # Its keeper undoes what outlives the connection, and says when that is done.
+            kept.state, kept.held_since = "recovering", float("inf")
+            kept.due = time.monotonic() + kept.application.timing.release + GRACE
+            self._lost_one(kept, message["reason"])
+        elif message["event"] == "done":
             self._answered(kept, message["order"], message["ok"], message["reason"])
+
+    def beat(self) -> None:
+        """Count the beats of keepers that show no life; call it once in TICK seconds."""
+        for kept in self._all:
+            kept.silent += 1
 
     def tick(self) -> None:
         """Give up keepers that hang."""
         now = time.monotonic()
         for kept in self._all:
-            if kept.state in _BUSY and now > kept.due:
+            if kept.child is not None and kept.silent > SILENT_BEATS:
+                self._lose(kept, "its keeper does not move any more")
+            elif kept.state in _BUSY and now > kept.due:
                 self._lose(kept, "its keeper did not answer in time")
 
     # -- quiesce ------------------------------------------------------------------------------
@@ -197,6 +241,7 @@ class Keepers:
             session=True,
             also_keep=[journal.descriptor],
         )
+        kept.silent = 0
         self._journal.note("process", role="keeper", app=kept.name, pid=kept.child.pid)
         self._tell_watchdog(f"keeper {kept.child.pid}")
 
@@ -222,7 +267,7 @@ class Keepers:
         elif order == "verify":
             kept.state = "verified" if ok else "unverified"
         else:
-            kept.state = "released" if ok else "failed"
+            kept.state = "released" if ok and order == "release" else "failed"
 
     def _tried(self, kept: _Kept, state: str, order: str, ok: bool, reason: str) -> None:
         if ok:
@@ -241,25 +286,20 @@ class Keepers:
         assert kept.child is not None
         was = kept.state
         kept.child.end()
-        for pid in kept.pids:
-            end_group(pid)
-        kept.pids.clear()
+        kept.started.end()
         kept.child, kept.due, kept.held_since = None, float("inf"), float("inf")
         self._journal.note("lost", app=kept.name, reason=reason)
-        kept.state, kept.reason = "failed", reason
+        kept.state = "failed"
         if was in _TOUCHED:
             if kept.application.recover:
                 self._spawn(kept)
                 self._order(kept, "recover", "recovering", kept.application.timing.release)
             else:
                 self._journal.note("undone", app=kept.name)
-        self._lost(f"{kept.name}: {reason}")
+        self._lost_one(kept, reason)
 
-
-def end_group(pid: int) -> None:
-    """Kill a process and its group; never raises."""
-    try:
-        os.killpg(pid, signal.SIGKILL)
-    except OSError:
-        with contextlib.suppress(OSError):
-            os.kill(pid, signal.SIGKILL)
+    def _lost_one(self, kept: _Kept, reason: str) -> None:
+        """A required application breaks the hold; without an optional one it goes on."""
+        kept.reason = reason
+        if kept.application.required:
+            self._lost(f"{kept.name}: {reason}")
