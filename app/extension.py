@@ -32,14 +32,15 @@ def pre(directory: str, paths: Paths, started: float, progress: Callable[[str], 
     ``started``: CLOCK_MONOTONIC seconds at which the pre-script began. Raises StillframeError with
     nothing held. Frees nothing that it did not quiesce.
     """
-    plan = load_plan(directory)
     try:
         cycle.begin(paths, progress)
     except Busy:
+        load_plan(directory)
         if _joinable(paths):
             progress("the hold that 'app run' keeps for Azure Backup serves this backup too")
             return
         raise
+    plan = load_plan(directory)
     _rotate(paths)
     rollback = max((a.timing.release for a in plan.applications), default=0.0)
     targets: list[Target] = []
@@ -76,7 +77,6 @@ def post(directory: str, paths: Paths, progress: Callable[[str], None]) -> int:
     if begin is None:
         progress("nothing is held")
         return int(Exit.DONE)
-    plan = load_plan(directory)
     try:
         hold.prepare_folders(paths)
         lock = hold.take_lock(paths)
@@ -84,14 +84,23 @@ def post(directory: str, paths: Paths, progress: Callable[[str], None]) -> int:
         progress("a hold that is not this backup's is running")
         return int(Exit.DONE)
     if not journal.ended(events):
-        hold.recover(paths, plan)
+        # Before anything that may refuse: what a dead holder left comes first.
+        hold.recover(paths, None)
+        events = journal.read(paths.journal)
     os.close(lock)
     if begin.get("kind") != "pre":
         progress("nothing of a backup's is held")
         return int(Exit.DONE)
-    found = Aftermath(plan, Journal(paths.journal), paths).report()
+    if any(e["event"] == "collected" for e in events):
+        progress(
+            "the hold was released before, by an earlier post-script: nothing is held, and nothing vouched for"
+        )
+        return int(Exit.DIFFERS)
+    found = Aftermath(load_plan(directory), Journal(paths.journal), paths).report()
     detached = any(e["event"] == "detached" for e in events)
     status = post_status(found) if detached or found["stuck"] else int(Exit.DONE)
+    if detached:
+        Journal(paths.journal).note("collected")
     progress(f"{found['achieved']}: {'; '.join(found['because']) or 'held without a break'}")
     return status
 

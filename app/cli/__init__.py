@@ -60,10 +60,8 @@ def group(debug: bool) -> None:
 def main() -> None:
     """Run a command and turn every outcome into one clear message and an exit status."""
     try:
-        group.main(standalone_mode=False, prog_name="app")
-        status = Exit.DONE
-    except click.exceptions.Exit as leaving:
-        status = Exit(leaving.exit_code) if leaving.exit_code in list(Exit) else Exit.DIFFERS
+        # Outside standalone mode click returns the code of an Exit instead of raising it.
+        status = int(group.main(standalone_mode=False, prog_name="app") or 0)
     except click.Abort:
         status = Exit.INTERRUPTED
         click.echo("interrupted", err=True)
@@ -91,7 +89,7 @@ def main() -> None:
         click.echo("  hint: this is a bug of stillframe's; app --debug shows where", err=True)
         status = Exit.DIFFERS
         _trace()
-    sys.exit(int(status))
+    sys.exit(status)
 
 
 def _trace() -> None:

@@ -25,11 +25,12 @@ log=$prefix/var/log/stillframe
 
 # Nobody reads our pipes, so nothing may stay open on them and nothing may be written to them.
 mkdir -p "$log" 2>/dev/null
-if [ -d "$log" ] && [ ! -L "$log" ] && : >>"$log/{name}.log"; then
+# "command" keeps a redirection that fails from ending the shell.
+if {{ [ -d "$log" ] && [ ! -L "$log" ] && command : >>"$log/{name}.log"; }} 2>/dev/null; then
     exec </dev/null >>"$log/{name}.log" 2>&1
 else
     exec </dev/null >/dev/null 2>&1
-fi 2>/dev/null
+fi
 cd / || exit 1
 
 say() {{
@@ -81,8 +82,8 @@ limit={limit}
 bounded "$app" pre --config "$config" -- "$@"
 status=$?
 say "exit $status"
-if [ "$status" -ne 0 ] && release 2>/dev/null; then
-    # The hold stood, but its client was killed before it could say so.
+if [ "$status" -gt 128 ] && release 2>/dev/null; then
+    # The hold may stand, but its client was killed before it could say so.
     say "released after a failure: $words"
     status=1
 fi
