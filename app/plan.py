@@ -46,7 +46,8 @@ class Step:
     for sqlite). ``expect`` is a regular expression (re.search, MULTILINE) that the answer must
     match. ``save`` names the answer in the report: one name for the whole answer, or one for each
     capture group of ``expect``; a name that ends in ``:hex`` is decoded from hexadecimal first.
-    ``unchanged`` names a saved answer that this one must equal. ``proof``: the step's success
+    ``unchanged`` names a saved answer that this one (its capture group, if ``expect`` has one) must
+    equal. ``proof``: the step's success
     proves the hold.
     """
 

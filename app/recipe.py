@@ -97,14 +97,17 @@ class Recipe:
                 raise StepFailed(
                     f"{describe(step)}: answered {_short(answer)!r}, which does not match {step.expect!r}"
                 )
-            if len(step.save) > 1 or (step.save and match.re.groups == 1):
+            if match.re.groups == max(1, len(step.save)):
                 values = tuple(group or "" for group in match.groups())
-        if step.unchanged is not None and answer != self.saved.get(step.unchanged):
+        if step.unchanged is not None and values[0] != self.saved.get(step.unchanged):
             before = _short(self.saved.get(step.unchanged, ""))
-            raise StepFailed(f"{describe(step)}: answered {_short(answer)!r}, but {before!r} before")
+            raise StepFailed(f"{describe(step)}: answered {_short(values[0])!r}, but {before!r} before")
         for name, value in zip(step.save, values, strict=False):
             plain, _, form = name.partition(":")
-            self.saved[plain] = bytes.fromhex(value).decode(errors="replace") if form == "hex" else value
+            try:
+                self.saved[plain] = bytes.fromhex(value).decode(errors="replace") if form == "hex" else value
+            except ValueError:
+                raise StepFailed(f"{describe(step)}: {_short(value)!r} is not hexadecimal") from None
 
 
 def choose(application: Application, version: int | None) -> Variant:

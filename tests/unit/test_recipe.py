@@ -71,6 +71,20 @@ def test_unchanged() -> None:
         made.perform([step(unchanged="run")], 0)
 
 
+def test_unchanged_compares_what_was_saved() -> None:
+    made, _ = recipe("paused 7 for 1 s", "paused 7 for 2 s", "paused 8 for 3 s")
+    expect = r"^paused (\d+)"
+    made.perform([step(expect=expect, save=("run",)), step(expect=expect, unchanged="run")], 0)
+    with pytest.raises(StepFailed, match="'8', but '7' before"):
+        made.perform([step(expect=expect, unchanged="run")], 0)
+
+
+def test_what_is_no_hexadecimal() -> None:
+    made, _ = recipe("abc")
+    with pytest.raises(StepFailed, match="not hexadecimal"):
+        made.perform([step(save=("label:hex",))], 0)
+
+
 def variant(name: str, *versions: tuple[str, int]) -> Variant:
     return Variant(name, versions, (step(),), (), ())
 
