@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from app import freeze, history, hold, journal, report, snapshot
+from app import freeze, history, hold, journal, recovery, report, snapshot
 from app.aftermath import Aftermath
 from app.errors import HostUnfit, StillframeError
 from app.freeze import Target
@@ -31,7 +31,7 @@ def begin(paths: Paths, progress: Progress) -> int:
     hold.prepare_folders(paths)
     lock = hold.take_lock(paths)
     keep_in_children(lock)
-    left = hold.recover(paths, None)
+    left = recovery.recover(paths)
     if left is not None:
         progress(
             f"an earlier hold died; thawed: {', '.join(left['thawed']) or 'nothing'}; "

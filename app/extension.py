@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from app import cycle, hold, journal, verify
+from app import cycle, hold, journal, recovery, verify
 from app.aftermath import Aftermath, post_status
 from app.errors import Busy, Exit, LevelNotReached
 from app.freeze import Target
@@ -85,16 +85,14 @@ def post(directory: str, paths: Paths, progress: Callable[[str], None]) -> int:
         return int(Exit.DONE)
     if not journal.ended(events):
         # Before anything that may refuse: what a dead holder left comes first.
-        hold.recover(paths, None)
+        recovery.recover(paths)
         events = journal.read(paths.journal)
     os.close(lock)
     if begin.get("kind") != "pre":
         progress("nothing of a backup's is held")
         return int(Exit.DONE)
     if any(e["event"] == "collected" for e in events):
-        progress(
-            "the hold was released before, by an earlier post-script: nothing is held, and nothing vouched for"
-        )
+        progress("released before, by an earlier post-script: nothing is held and nothing vouched for")
         return int(Exit.DIFFERS)
     found = Aftermath(load_plan(directory), Journal(paths.journal), paths).report()
     detached = any(e["event"] == "detached" for e in events)

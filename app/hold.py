@@ -13,12 +13,10 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from app import __version__, control, freeze, history, journal, mechanisms
-from app.aftermath import Aftermath
+from app import __version__, control, history, mechanisms
 from app.errors import Busy, HostUnfit
 from app.freeze import Target
 from app.holder import Holder
-from app.host import trust
 from app.host.fork import Child, fork_child, keep_in_children, reap
 from app.host.mounts import Mount, open_mount
 from app.journal import Journal
@@ -210,7 +208,8 @@ def _mechanisms(application: Any) -> list[str]:
 
 
 def _remember(plan: Plan, paths: Paths) -> None:
-    """Write down, where it survives a reboot, what must be released if we are lost."""
+    """Write the plan down for whoever has to recover; on disk if what it quiesces survives a reboot."""
+    history.write_private(paths.plan, plan.to_json())
     if any(a.recover for a in plan.applications):
         temporary = f"{paths.outstanding}.new"
         history.write_private(temporary, plan.to_json())
@@ -218,58 +217,3 @@ def _remember(plan: Plan, paths: Paths) -> None:
         folder = os.open(paths.lib, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         os.fsync(folder)
         os.close(folder)
-
-
-def recover(paths: Paths, plan: Plan | None) -> dict[str, Any] | None:
-    """Thaw and release what a hold that died left behind; None if nothing was. Caller has the lock."""
-    events = journal.read(paths.journal)
-    remembered = _remembered(paths)
-    if journal.ended(events) and remembered is None and not journal.frozen_mounts(events):
-        return None
-    subject = remembered or plan
-    notes = Journal(paths.journal)
-    if journal.ended(events):
-        # A reboot, or an earlier recover that failed: the journal no longer says what is quiesced.
-        subject = remembered or subject
-        for application in subject.applications if subject else ():
-            if application.recover:
-                notes.note("quiescing", app=application.name, attempt=0)
-    thawed, stuck = thaw_journal(paths, notes)
-    if subject is None:
-        notes.note("broken", reason="every process of the hold died")
-        notes.note("end")
-        control.remove(paths)
-        return {"thawed": thawed, "released": [], "left": stuck}
-    before = journal.quiesced_applications(journal.read(paths.journal))
-    Aftermath(subject, notes, paths).conclude("every process of the hold died")
-    after = journal.quiesced_applications(journal.read(paths.journal))
-    return {"thawed": thawed, "released": [n for n in before if n not in after], "left": after + stuck}
-
-
-def _remembered(paths: Paths) -> Plan | None:
-    if not os.path.lexists(paths.outstanding):
-        return None
-    return Plan.from_json(trust.read_trusted(paths.outstanding, mode=0o600).decode(), paths.outstanding)
-
-
-def thaw_journal(paths: Paths, notes: Journal) -> tuple[list[str], list[str]]:
-    """Thaw the mounts that the journal says we froze; (those that were frozen, those still stuck)."""
-    thawed, stuck = [], []
-    for path in journal.frozen_mounts(journal.read(paths.journal)):
-        try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        except FileNotFoundError:
-            notes.note("not_frozen", mount=path, by="recover", reason="no longer mounted")
-            continue
-        try:
-            state = freeze.thaw_descriptor(descriptor)
-        finally:
-            os.close(descriptor)
-        if state not in ("thawed", "not frozen"):
-            notes.note("thaw_failed", mount=path, reason=state)
-            stuck.append(path)
-            continue
-        notes.note("thawed", mount=path, by="recover")
-        if state == "thawed":
-            thawed.append(path)
-    return thawed, stuck

@@ -24,6 +24,11 @@ class Paths:
         return f"{self.run}/journal"
 
     @property
+    def plan(self) -> str:
+        """The plan of the hold in progress, for whoever has to recover."""
+        return f"{self.run}/plan.json"
+
+    @property
     def lock(self) -> str:
         """Locked (flock) by the holder and the watchdog for as long as either lives."""
         return f"{self.run}/lock"

@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from app import hold
+from app import hold, recovery
 from app.cli.output import emit, json_option
 from app.errors import Exit
 from app.paths import paths
@@ -23,7 +23,7 @@ def command(as_json: bool) -> None:
     where = paths()
     hold.prepare_folders(where)
     hold.take_lock(where)
-    found = hold.recover(where, None)
+    found = recovery.recover(where)
     if found is None:
         emit({"thawed": [], "released": [], "left": []}, "nothing was left behind", as_json)
         return

@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from app import hold, journal
+from app import journal, recovery
 from app.cli.output import emit, json_option
 from app.errors import Exit
 from app.journal import Journal
@@ -29,7 +29,9 @@ def command(everything: bool, as_json: bool) -> None:
     else:
         events = journal.read(where.journal)
         thawed, stuck = (
-            hold.thaw_journal(where, Journal(where.journal)) if journal.frozen_mounts(events) else ([], [])
+            recovery.thaw_journal(where, Journal(where.journal))
+            if journal.frozen_mounts(events)
+            else ([], [])
         )
     text = "\n".join([*(f"{path}: thawed" for path in thawed), *(f"{s}: NOT thawed" for s in stuck)])
     emit({"thawed": thawed, "stuck": stuck}, text or "nothing of ours was frozen", as_json)

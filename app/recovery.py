@@ -1,0 +1,75 @@
+"""Recovering: thaw and release what a hold of which nobody is left, or a reboot, left behind."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from app import control, journal
+from app.aftermath import Aftermath
+from app.freeze import thaw_descriptor
+from app.host import trust
+from app.journal import Journal
+from app.paths import Paths
+from app.plan import Plan
+
+REASON = "every process of the hold died"
+
+
+def recover(paths: Paths) -> dict[str, Any] | None:
+    """Undo what is left, once; None if nothing was. The caller has the lock (hold.take_lock).
+
+    Keys of the answer: ``thawed`` (mount points), ``released`` and ``left`` (what could not be undone).
+    Raises HostUnfit where somebody else could have written what we wrote down.
+    """
+    events = journal.read(paths.journal)
+    over = journal.ended(events)
+    remembered = _read(paths.outstanding)
+    if over and remembered is None and not journal.frozen_mounts(events):
+        return None
+    notes = Journal(paths.journal)
+    if over and remembered is not None:
+        # A reboot, or an earlier recover that failed: the journal does not say what is quiesced.
+        for application in remembered.applications:
+            if application.recover:
+                notes.note("quiescing", app=application.name, attempt=0)
+    thawed, stuck = thaw_journal(paths, notes)
+    before = journal.quiesced_applications(journal.read(paths.journal))
+    plan = remembered or _read(paths.plan)
+    if plan is None:
+        notes.note("broken", reason=REASON)
+        notes.note("end")
+        control.remove(paths)
+        return {"thawed": thawed, "released": [], "left": stuck}
+    Aftermath(plan, notes, paths).conclude(REASON)
+    after = journal.quiesced_applications(journal.read(paths.journal))
+    return {"thawed": thawed, "released": [n for n in before if n not in after], "left": after + stuck}
+
+
+def _read(path: str) -> Plan | None:
+    if not os.path.lexists(path):
+        return None
+    return Plan.from_json(trust.read_trusted(path, mode=0o600).decode(), path)
+
+
+def thaw_journal(paths: Paths, notes: Journal) -> tuple[list[str], list[str]]:
+    """Thaw the mounts that the journal says we froze; (those that were frozen, those still stuck)."""
+    thawed, stuck = [], []
+    for path in journal.frozen_mounts(journal.read(paths.journal)):
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except FileNotFoundError:
+            notes.note("not_frozen", mount=path, by="recover", reason="no longer mounted")
+            continue
+        try:
+            state = thaw_descriptor(descriptor)
+        finally:
+            os.close(descriptor)
+        if state not in ("thawed", "not frozen"):
+            notes.note("thaw_failed", mount=path, reason=state)
+            stuck.append(path)
+            continue
+        notes.note("thawed", mount=path, by="recover")
+        if state == "thawed":
+            thawed.append(path)
+    return thawed, stuck
