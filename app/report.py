@@ -73,20 +73,19 @@ def _exit(report: Report, plan: Plan, level: Level) -> Exit:
 
 def _snapshot(events: Sequence[Event]) -> dict[str, Any]:
     found: dict[str, Any] = {"state": "not taken"}
+    rehearsal = False
     for event in events:
         if event["event"] == "begin":
             found["provider"] = event.get("provider", "")
             if event.get("kind") == "pre":
                 found["state"] = "left to the extension"
-            elif event.get("rehearsal"):
-                found["state"] = "rehearsed"
+            rehearsal = bool(event.get("rehearsal"))
         elif event["event"] == "snapshot_begin":
             found["began"] = event["t"]
         elif event["event"] == "snapshot_end":
             found["ended"] = event["t"]
-            found["state"] = (
-                found["state"] if found["state"] == "rehearsed" else ("taken" if event["ok"] else "failed")
-            )
+            good = "rehearsed" if rehearsal else "taken"
+            found["state"] = good if event["ok"] else "failed"
             found["seconds"] = round(event["t"] - found.get("began", event["t"]), 6)
             found.update({k: event[k] for k in ("reference", "details", "reason") if event.get(k)})
         elif event["event"] == "snapshot_refused":
