@@ -11,13 +11,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from app import freeze, history, hold, journal, recovery, report, snapshot
+from app import freeze, history, hold, journal, recovery, report, snapshot, verify
 from app.aftermath import Aftermath
 from app.errors import HostUnfit, StillframeError
 from app.freeze import Target
 from app.host.fork import keep_in_children
 from app.host.mounts import Mount, read_mounts, resource_devices, select
-from app.paths import Paths
+from app.paths import CONFIG_DIRECTORY, Paths
 from app.plan import Plan
 
 Progress = Callable[[str], None]
@@ -76,6 +76,8 @@ def run(plan: Plan, paths: Paths, progress: Progress) -> report.Report:
     """One whole cycle; the report, kept in the history. Raises StillframeError before the hold only."""
     begin(paths, progress)
     provider: snapshot.Provider = snapshot.load(plan.snapshot.provider).provider(plan.snapshot.options)
+    if provider.freezes_itself and os.path.lexists(f"{CONFIG_DIRECTORY}/stillframe/manifest.json"):
+        verify.demand()  # the extension will run what was compiled there
     targets: list[Target] = []
     sync_only, unfrozen = False, ""
     if provider.needs_freeze and not provider.freezes_itself:

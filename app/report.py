@@ -15,7 +15,7 @@ from app.journal import Event
 from app.plan import Application, Level, Plan
 
 Report = dict[str, Any]
-"""JSON values only; the keys are described in docs/report.md and by the tests."""
+"""JSON values only; ``build`` says which."""
 
 
 @dataclass(frozen=True, slots=True)
