@@ -21,7 +21,7 @@ from typing import Any
 from app import control, freeze
 from app.aftermath import Aftermath
 from app.freeze import FreezeFailed, Freezer, Target
-from app.host.fork import fork_child
+from app.host.fork import fork_child, reap
 from app.host.memory import stay_resident
 from app.journal import Journal
 from app.keepers import GRACE, SILENT_BEATS, Keepers, Started
@@ -323,12 +323,19 @@ class Holder:
             self._control.answer(status, words)
             self._control.close()
         self._keepers.close()
+        hanging = self._freezer.hanging()
+        if not hanging:
+            # Before the report: its disk may be frozen by somebody else, and nothing of ours is left.
+            self._tell_watchdog("end")
         if self._detached or self._client is None:
             conclusion.write()
-        self._reply(held=False, released=True, stuck=self._freezer.hanging())
-        self._outlast_hanging_freeze()
-        self._tell_watchdog("end")
+        self._reply(held=False, released=True, stuck=hanging)
+        if hanging:
+            self._outlast_hanging_freeze()
+            self._tell_watchdog("end")
         conclusion.clear()
+        if not reap(self._watchdog.pid, 0.5):
+            self._watchdog.end()  # stopped: it would keep the lock
 
     def _outlast_hanging_freeze(self) -> None:
         """A FIFREEZE that hangs is undone by its thread as soon as it comes back: stay until then."""

@@ -31,6 +31,9 @@ machine that was paused as a whole (by its host, for the snapshot) blames nobody
 KEEPERS_GRACE = 1.4
 """Seconds for keepers to release by themselves; then they are killed."""
 
+HOLDERS_GRACE = 0.3
+"""Seconds for a killed holder to be gone; one that hangs in FIFREEZE takes longer."""
+
 _FITHAW = 0xC0045878  # include/uapi/linux/fs.h; stated again so as to import nothing
 
 
@@ -69,6 +72,9 @@ class Watchdog:
         self._kill(self._holder)
         self._note("watchdog", reason=reason)
         self._thaw()
+        if self._frozen and self._holder_ended(HOLDERS_GRACE):
+            # Its last FIFREEZE may have come back only now, or never have begun.
+            self._thaw()
         self._end_processes()
         self._aftermath(reason)
         self._thaw_late()
@@ -121,7 +127,7 @@ class Watchdog:
             thread.join(max(0.0, end - time.monotonic()))
 
     def _thaw_one(self, number: int) -> None:
-        gone = _ended(self._holder)
+        gone = self._holder_ended(0)
         try:
             fcntl.ioctl(self._descriptors[number], _FITHAW, 0)
         except OSError as error:
@@ -135,11 +141,15 @@ class Watchdog:
 
     def _thaw_late(self) -> None:
         """A FIFREEZE of the dead holder may still hang in the kernel and succeed later."""
+        while self._frozen:
+            if self._holder_ended(0.25):
+                time.sleep(0.02)  # a FITHAW that fails for good must not keep a processor busy
+            self._thaw()
+
+    def _holder_ended(self, seconds: float) -> bool:
         poll = select.poll()
         poll.register(self._holder, select.POLLIN)
-        while self._frozen:
-            poll.poll(250)
-            self._thaw()
+        return bool(poll.poll(seconds * 1000))
 
     def _end_processes(self) -> None:
         end = time.monotonic() + KEEPERS_GRACE
