@@ -1,0 +1,226 @@
+"""Law 1, on real filesystems under a real writer: any one process may be killed or stopped at any instant.
+
+Within two seconds everything is thawed and released, nothing claims ``application``, and the next
+cycle succeeds. The instants are found by following the journal; the recipe sleeps between its steps,
+so that there is time to strike.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import ledger, scratch
+from tests.integration.stage import Cycle, Stage, first_commit_after, stage, write_probe
+
+pytestmark = [pytest.mark.integration, pytest.mark.root, pytest.mark.slow]
+
+LIMIT = 2.0
+"""Seconds: law 1."""
+
+INSTANTS: dict[str, dict[str, Any]] = {
+    "begun": {"event": "begin"},
+    "holder-started": {"event": "process", "role": "holder"},
+    "watchdog-started": {"event": "process", "role": "watchdog"},
+    "keeper-started": {"event": "process", "role": "keeper"},
+    "session-started": {"event": "process", "role": "client"},
+    "connected": {"event": "connected"},
+    "quiescing": {"event": "quiescing"},
+    "half-quiesced": {"event": "step", "what": "checkpoint"},
+    "quiesced": {"event": "quiesced"},
+    "presync": {"event": "presync"},
+    "freezing": {"event": "freezing"},
+    "frozen": {"event": "frozen"},
+    "snapshot": {"event": "snapshot_begin"},
+    "mid-hold": {"event": "snapshot_begin"},
+    "snapshot-taken": {"event": "snapshot_end"},
+    "thawed": {"event": "thawed"},
+    "verified": {"event": "verified"},
+    "releasing": {"event": "releasing"},
+}
+"""What the journal says first at each instant; ``mid-hold`` is a while after it."""
+
+_HELD = ("quiesced", "freezing", "frozen", "snapshot", "mid-hold", "thawed")
+STRUCK: dict[str, tuple[str, ...]] = {
+    "holder": ("holder-started", "watchdog-started", "connected", "quiescing", *_HELD, "releasing"),
+    "watchdog": ("watchdog-started", "keeper-started", "connected", "quiescing", *_HELD, "releasing"),
+    "app": ("begun", "holder-started", "connected", "quiescing", *_HELD, "releasing"),
+    "keeper": ("keeper-started", "session-started", "connected", "quiescing", *_HELD, "releasing"),
+    "client": ("session-started", "connected", "quiescing", "half-quiesced", *_HELD, "releasing"),
+}
+"""Who is killed, and when. ``app`` is the client program, ``client`` the session's own."""
+
+STOPPED = {
+    "holder": ("connected", "quiesced", "freezing", "mid-hold", "releasing"),
+    "watchdog": ("connected", "quiesced", "freezing", "frozen", "mid-hold"),
+    "keeper": ("connected", "quiesced", "freezing", "mid-hold", "releasing"),
+}
+"""Who is stopped (SIGSTOP), and when: a stopped process holds all that a dead one lets go of."""
+
+SQLITE = """
+name = "orders"
+proven = "stand-in"
+level = "application"
+{timing}
+[sqlite]
+databases = ["{database}"]
+
+[[quiesce]]
+mechanism = "command"
+argv = ["sleep", "0.05"]
+[[quiesce]]
+mechanism = "sqlite"
+action = "checkpoint"
+[[quiesce]]
+mechanism = "command"
+argv = ["sleep", "0.05"]
+[[quiesce]]
+mechanism = "sqlite"
+action = "lock"
+
+[[verify]]
+mechanism = "sqlite"
+action = "verify"
+[[verify]]
+mechanism = "command"
+argv = ["sleep", "0.1"]
+
+[[release]]
+mechanism = "command"
+argv = ["sleep", "0.2"]
+[[release]]
+mechanism = "sqlite"
+action = "release"
+proof = true
+
+[[recover]]
+mechanism = "command"
+argv = ["true"]
+{rest}
+"""
+
+TIMING = "[timing]\nquiesce = 10\nretries = 0\nhold = 20\nrelease = 10\n"
+REST = '[freeze]\nmounts = ["{mount}"]\ntimeout = 10\n[snapshot]\nprovider = "none"\nseconds = {seconds}\n'
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """A volume, and the folder for ledgers."""
+
+    volume: scratch.Volume
+
+    def database(self, where: Stage) -> Path:
+        """A database of each test's own."""
+        return self.volume.mount / f"{where.folder.name}.db"
+
+    def policy(self, where: Stage, seconds: float) -> Path:
+        rest = REST.format(mount=self.volume.mount, seconds=seconds)
+        database = self.database(where)
+        return where.policy(SQLITE.format(timing=TIMING, database=database, rest=rest), f"orders-{seconds}")
+
+
+@pytest.fixture(scope="module")
+def ground() -> Iterator[Ground]:
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    with scratch.filesystem("ext4", 256) as volume:
+        yield Ground(volume)
+
+
+@pytest.fixture
+def here(app_command: list[str], ground: Ground) -> Iterator[Stage]:
+    try:
+        with stage(app_command) as made:
+            yield made
+    finally:
+        scratch.thaw(ground.volume.mount)
+
+
+def strike(cycle: Cycle, who: str, instant: str, number: signal.Signals) -> float:
+    """Send the signal at that instant; CLOCK_MONOTONIC seconds at which it was sent."""
+    victim = None if instant in ("begun",) else cycle.pid(who)
+    cycle.when(**INSTANTS[instant])
+    if instant == "mid-hold":
+        time.sleep(0.15)
+    struck = time.monotonic()
+    os.kill(cycle.pid(who) if victim is None else victim, number)
+    return struck
+
+
+def last_hold(events: list[Any], struck: float) -> float:
+    """From when on a commit proves the release: the blow, or whatever was still held after it."""
+    return max([struck, *(e["t"] for e in events if e["event"] in ("quiesced", "freezing", "frozen"))])
+
+
+def thaw_is_refused(mount: Path) -> bool:
+    """Whether FITHAW says EINVAL: nothing is frozen."""
+    descriptor = os.open(mount, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.ioctl(descriptor, scratch.FITHAW, 0)
+    except OSError as error:
+        return error.errno == errno.EINVAL
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def check_survival(
+    here: Stage, ground: Ground, who: str, instant: str, number: signal.Signals, seconds: float = 0.4
+) -> None:
+    """The whole of law 1, once. ``seconds``: how long the snapshot takes."""
+    mount = ground.volume.mount
+    with ledger.Writer("sqlite", str(ground.database(here)), notes=here.folder / "ledger") as writer:
+        cycle = here.start("run", "--json", ground.policy(here, seconds))
+        struck = strike(cycle, who, instant, number)
+        thawed = write_probe(mount)(LIMIT)
+        status = cycle.wait(15)
+        freed = here.wait_until_free(5)
+        events = here.events()
+        released = first_commit_after(writer, last_hold(events, struck), 5) - struck
+        assert released < LIMIT, (released, events)
+        assert thaw_is_refused(mount)
+        assert freed < 3, freed
+        claims(here, cycle, status, who, number)
+        assert here.app("recover")[0] == 0
+        status, report = here.run(ground.policy(here, 0))
+        assert (status, report["achieved"], report["because"]) == (0, "application", [])
+    print(f"{who} {instant}: thawed {thawed:.3f} s, released {released:.3f} s after")
+
+
+def claims(here: Stage, cycle: Cycle, status: int, who: str, number: signal.Signals) -> None:
+    """Nothing says that the level was reached: no report, no exit status, no output."""
+    for report in here.reports():
+        assert report["achieved"] != "application", report
+        assert report["exit"] != 0
+        assert not report["stuck"], report
+    if who != "app":
+        assert status not in (0, 7), cycle.errors
+        assert '"achieved": "application"' not in cycle.output
+    else:
+        assert status == -number
+
+
+def cases(table: dict[str, tuple[str, ...]]) -> list[tuple[str, str]]:
+    """Every victim with each of its instants."""
+    return [(who, instant) for who, instants in table.items() for instant in instants]
+
+
+@pytest.mark.parametrize(("who", "instant"), cases(STRUCK))
+def test_killed(here: Stage, ground: Ground, who: str, instant: str) -> None:
+    check_survival(here, ground, who, instant, signal.SIGKILL)
+
+
+@pytest.mark.parametrize(("who", "instant"), cases(STOPPED))
+def test_stopped(here: Stage, ground: Ground, who: str, instant: str) -> None:
+    # A second of silence is what it takes to be noticed.
+    check_survival(here, ground, who, instant, signal.SIGSTOP, seconds=1.7)
