@@ -78,7 +78,8 @@ def _snapshot(events: Sequence[Event]) -> dict[str, Any]:
         if event["event"] == "begin":
             found["provider"] = event.get("provider", "")
             if event.get("kind") == "pre":
-                found["state"] = "left to the extension"
+                # Whatever provider the policy names: compiled scripts serve the extension.
+                found.update(provider="azure-backup", state="left to the extension")
             rehearsal = bool(event.get("rehearsal"))
         elif event["event"] == "snapshot_begin":
             found["began"] = event["t"]
