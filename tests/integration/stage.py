@@ -1,4 +1,4 @@
-"""Where a cycle is watched from outside: its policies, its prefix, its journal, its processes and its reports."""
+"""Where a cycle is watched from outside: its policies, journal, processes and reports."""
 
 from __future__ import annotations
 
@@ -134,10 +134,11 @@ class Cycle:
         """Its exit status."""
         return self.process.wait(seconds)
 
-    def when(self, event: str, seconds: float = 20, **facts: Any) -> Event:
-        """Wait for the first event of that name with those facts in the journal, and return it.
+    def when(self, event: str, seconds: float = 20, skip: int = 0, **facts: Any) -> Event:
+        """Wait for an event of that name with those facts in the journal, and return it.
 
-        Raises AssertionError when it does not come. Looks again every half millisecond.
+        The first, or the one after ``skip`` others. Raises AssertionError when it does not come. Looks
+        again every half millisecond.
         """
         give_up = time.monotonic() + seconds
         position, rest = 0, b""
@@ -150,14 +151,16 @@ class Cycle:
                 for line in lines:
                     found: Event = json.loads(line)
                     if found["event"] == event and all(found.get(k) == v for k, v in facts.items()):
-                        return found
+                        if not skip:
+                            return found
+                        skip -= 1
             ended = self.process.poll()
             if time.monotonic() > give_up or (ended is not None and not self.stage.is_locked()):
                 raise AssertionError(f"no {event!r} came (exit {ended}): {self.errors} {self.stage.events()}")
             time.sleep(0.0005)
 
     def pid(self, role: str) -> int:
-        """Process number of ``holder``, ``watchdog``, ``keeper``, ``client`` (the session's), or ``app`` itself."""
+        """Process number of ``holder``, ``watchdog``, ``keeper``, ``client`` (the session's) or ``app``."""
         if role == "app":
             return self.process.pid
         return int(self.when("process", role=role)["pid"])

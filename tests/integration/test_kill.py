@@ -7,48 +7,19 @@ so that there is time to strike.
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import os
 import signal
-import subprocess
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests import ledger, scratch
-from tests.integration.stage import Cycle, Stage, first_commit_after, stage, write_probe
+from tests.integration.stage import Stage, first_commit_after, stage, write_probe
+from tests.integration.strike import LIMIT, cases, check_claims, last_hold, strike, thaw_is_refused
 
 pytestmark = [pytest.mark.integration, pytest.mark.root, pytest.mark.slow]
-
-LIMIT = 2.0
-"""Seconds: law 1."""
-
-INSTANTS: dict[str, dict[str, Any]] = {
-    "begun": {"event": "begin"},
-    "holder-started": {"event": "process", "role": "holder"},
-    "watchdog-started": {"event": "process", "role": "watchdog"},
-    "keeper-started": {"event": "process", "role": "keeper"},
-    "session-started": {"event": "process", "role": "client"},
-    "connected": {"event": "connected"},
-    "quiescing": {"event": "quiescing"},
-    "half-quiesced": {"event": "step", "what": "checkpoint"},
-    "quiesced": {"event": "quiesced"},
-    "presync": {"event": "presync"},
-    "freezing": {"event": "freezing"},
-    "frozen": {"event": "frozen"},
-    "snapshot": {"event": "snapshot_begin"},
-    "mid-hold": {"event": "snapshot_begin"},
-    "snapshot-taken": {"event": "snapshot_end"},
-    "thawed": {"event": "thawed"},
-    "verified": {"event": "verified"},
-    "releasing": {"event": "releasing"},
-}
-"""What the journal says first at each instant; ``mid-hold`` is a while after it."""
 
 _HELD = ("quiesced", "freezing", "frozen", "snapshot", "mid-hold", "thawed")
 STRUCK: dict[str, tuple[str, ...]] = {
@@ -146,34 +117,6 @@ def here(app_command: list[str], ground: Ground) -> Iterator[Stage]:
         scratch.thaw(ground.volume.mount)
 
 
-def strike(cycle: Cycle, who: str, instant: str, number: signal.Signals) -> float:
-    """Send the signal at that instant; CLOCK_MONOTONIC seconds at which it was sent."""
-    victim = None if instant in ("begun",) else cycle.pid(who)
-    cycle.when(**INSTANTS[instant])
-    if instant == "mid-hold":
-        time.sleep(0.15)
-    struck = time.monotonic()
-    os.kill(cycle.pid(who) if victim is None else victim, number)
-    return struck
-
-
-def last_hold(events: list[Any], struck: float) -> float:
-    """From when on a commit proves the release: the blow, or whatever was still held after it."""
-    return max([struck, *(e["t"] for e in events if e["event"] in ("quiesced", "freezing", "frozen"))])
-
-
-def thaw_is_refused(mount: Path) -> bool:
-    """Whether FITHAW says EINVAL: nothing is frozen."""
-    descriptor = os.open(mount, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.ioctl(descriptor, scratch.FITHAW, 0)
-    except OSError as error:
-        return error.errno == errno.EINVAL
-    finally:
-        os.close(descriptor)
-    return False
-
-
 def check_survival(
     here: Stage, ground: Ground, who: str, instant: str, number: signal.Signals, seconds: float = 0.4
 ) -> None:
@@ -190,29 +133,11 @@ def check_survival(
         assert released < LIMIT, (released, events)
         assert thaw_is_refused(mount)
         assert freed < 3, freed
-        claims(here, cycle, status, who, number)
+        check_claims(here, cycle, status, who, number)
         assert here.app("recover")[0] == 0
         status, report = here.run(ground.policy(here, 0))
         assert (status, report["achieved"], report["because"]) == (0, "application", [])
     print(f"{who} {instant}: thawed {thawed:.3f} s, released {released:.3f} s after")
-
-
-def claims(here: Stage, cycle: Cycle, status: int, who: str, number: signal.Signals) -> None:
-    """Nothing says that the level was reached: no report, no exit status, no output."""
-    for report in here.reports():
-        assert report["achieved"] != "application", report
-        assert report["exit"] != 0
-        assert not report["stuck"], report
-    if who != "app":
-        assert status not in (0, 7), cycle.errors
-        assert '"achieved": "application"' not in cycle.output
-    else:
-        assert status == -number
-
-
-def cases(table: dict[str, tuple[str, ...]]) -> list[tuple[str, str]]:
-    """Every victim with each of its instants."""
-    return [(who, instant) for who, instants in table.items() for instant in instants]
 
 
 @pytest.mark.parametrize(("who", "instant"), cases(STRUCK))
