@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -68,5 +69,9 @@ def test_a_hold_outlives_the_client_and_all_that_it_unpacked(
         # Without the binary: the holder itself proves, releases and reports.
         subprocess.run(["sh", azure / "stillframe" / "post.sh"], check=True)
         connection.execute("INSERT INTO t VALUES (1)")
-    report = (prefix / "var/lib/stillframe/reports/000001.json").read_text(encoding="utf-8")
-    assert '"achieved": "application"' in report
+    # The script is answered first, and the report is written after.
+    report = prefix / "var/lib/stillframe/reports/000001.json"
+    give_up = time.monotonic() + 10
+    while not report.exists() and time.monotonic() < give_up:
+        time.sleep(0.02)
+    assert '"achieved": "application"' in report.read_text(encoding="utf-8")
