@@ -1,5 +1,5 @@
 # An image with the binary and the policies, for pipelines:
-#   docker run --rm -v "$PWD:/work" -w /work IMAGE compile orders.toml --out out
+#   mkdir out && docker run --rm -v "$PWD:/work" -w /work IMAGE compile orders.toml --root out
 ARG BASE=debian:12-slim
 
 FROM ${BASE} AS build

@@ -12,12 +12,15 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from app.cli import COMMANDS  # noqa: E402 # the tree that this file stands in
+
+TREE: list[str | Path] = [sys.executable, "-m", "app"]
 
 # What a shipped policy needs before it can be compiled: settings without a default.
 REQUIRED = {"sqlite": 'databases = ["/var/lib/it\'s/orders.db", "/srv/ümlaut.db"]'}
@@ -34,10 +37,9 @@ class Smoke:
 
     def same(self, *arguments: str | Path) -> int:
         """Compare status, stdout and stderr of one command line; the tree's status."""
-        tree, frozen = (
-            self._run([sys.executable, "-m", "app"], arguments),
-            self._run([self.binary], arguments),
-        )
+        with ThreadPoolExecutor(2) as pool:
+            runs = [pool.submit(self._run, command, arguments) for command in (TREE, [self.binary])]
+        tree, frozen = (run.result() for run in runs)
         self.compared += 1
         if tree != frozen:
             said = "".join(
@@ -49,10 +51,7 @@ class Smoke:
     def same_files(self, name: str, policies: list[Path]) -> None:
         """Compare what both compile: names, modes, bytes."""
         written: dict[str, list[tuple[str, int, bytes]]] = {}
-        commands: dict[str, list[str | Path]] = {
-            "tree": [sys.executable, "-m", "app"],
-            "binary": [self.binary],
-        }
+        commands: dict[str, list[str | Path]] = {"tree": TREE, "binary": [self.binary]}
         for which, command in commands.items():
             root = self.scratch / "image"
             root.mkdir()
