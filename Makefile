@@ -19,6 +19,7 @@ help:
 	@echo 'make clean    remove what the others made'
 
 demo: dist/app
+	@build/bootstrap.sh demo
 	@$(VENV)/python -m tests.demo dist/app
 
 test: dist/app

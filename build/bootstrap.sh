@@ -2,13 +2,13 @@
 # Makes a bare Debian or Ubuntu machine able to build and test: packages by apt, then .venv.
 # Quick when all is there, safe to run again, and it starts no service and makes no cluster.
 #
-#   build/bootstrap.sh [binary|lint|test]...   what is needed (all three where nothing is named)
+#   build/bootstrap.sh [binary|demo|lint|test]...   what is needed (all where nothing is named)
 set -eu
 cd "$(dirname "$0")/.."
 
 # Never a shim of pyenv or the like: PyInstaller needs the shared library that belongs to it.
 PYTHON=${PYTHON:-/usr/bin/python3}
-WANT=" ${*:-binary lint test} "
+WANT=" ${*:-binary demo lint test} "
 
 say() { printf 'bootstrap: %s\n' "$*"; }
 die() {
@@ -42,14 +42,16 @@ EOF
         has busybox || echo busybox
         has shellcheck || echo shellcheck
     fi
-    if wants test; then
-        has sqlite3 || echo sqlite3
+    # Without root the demo makes no filesystem, and needs none of their tools.
+    if wants test || { wants demo && [ "$(id -u)" = 0 ]; }; then
         has mkfs.btrfs || echo btrfs-progs
-        has mkfs.xfs || echo xfsprogs
         has mkfs.ext4 || echo e2fsprogs
         { has fsfreeze && has losetup; } || echo util-linux
         has mount || echo mount
-        has udevadm || has busybox || echo busybox
+    fi
+    if wants test; then
+        has mkfs.xfs || echo xfsprogs
+        has sqlite3 || echo sqlite3
         has ps || echo procps
         has psql || echo postgresql-client
         set -- /usr/lib/postgresql/*/bin/initdb
