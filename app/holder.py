@@ -299,10 +299,15 @@ class Holder:
     def _begin_release(self) -> None:
         if self._phase in ("releasing", "done"):
             return
-        self._phase, self._thawing = "releasing", True
+        self._phase = "releasing"
         seconds = self._keepers.abandon()
         self._tell_watchdog(f"deadline {time.monotonic() + seconds + THAW_SECONDS + GRACE}")
-        self._in_thread("release", self._thaw)
+        if self._rollback:
+            # Nothing is frozen yet, and after a thaw nothing could be any more.
+            self._keepers.verify(broken=bool(self._broken))
+        else:
+            self._thawing = True
+            self._in_thread("release", self._thaw)
 
     def _release(self) -> None:
         if not self._keepers.release():
@@ -310,6 +315,7 @@ class Holder:
         if self._rollback and self._kind == "run" and not self._broken and self._client is not None:
             # The policy may want a snapshot of the filesystems all the same: the client decides.
             self._phase, self._rollback = "held", False
+            self._tell_watchdog("deadline inf")  # no application is held any more
             self._reply(held=False)
         else:
             self._phase = "done"

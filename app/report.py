@@ -145,7 +145,7 @@ def _application(
     first = next((float(e["t"]) for e in mine if e["event"] == "quiescing"), None)
     let_go = max((t for t in (times["released"], times["undone"]) if t is not None), default=None)
     released = next((e for e in reversed(mine) if e["event"] == "released"), None)
-    reasons = [str(e["reason"]) for e in mine if e["event"] in _BAD and e.get("reason")]
+    reasons = list(dict.fromkeys(str(e["reason"]) for e in mine if e["event"] in _BAD and e.get("reason")))
     connected = next((e for e in reversed(mine) if e["event"] == "connected"), {})
     held = _was_held(application, mine, times, released, window, broken)
     saved: dict[str, str] = next((e["saved"] for e in reversed(mine) if e.get("saved")), {})
@@ -206,6 +206,8 @@ def _level(
     begin = next((e for e in events if e["event"] == "begin"), {})
     because = [f"the hold was broken: {reason}" for reason in broken]
     if snapshot["state"] not in ("taken", "rehearsed", "left to the extension"):
+        given_up = {e.get("app") for e in events if e["event"] == "given_up"}
+        because += [f"{a['name']}: {'; '.join(a['because'])}" for a in applications if a["name"] in given_up]
         return Level.NONE, [*because, f"no snapshot: {snapshot.get('reason', snapshot['state'])}"]
     if not any(e["event"] == "end" for e in events):
         because.append("the hold never came to its end")
