@@ -26,7 +26,9 @@ from app.errors import Busy, HostUnfit
 from app.files import File
 from app.host import trust
 
-MANIFEST = "manifest.json"
+MANIFESTS = ("manifest.json", "installed.json")
+"""Written last: each vouches for the rest of its set."""
+
 PRIVATE = "stillframe"
 """The folder of ours, which nobody else may look into: mode 700. Others that are missing get 755."""
 
@@ -36,8 +38,8 @@ LOCK_SECONDS = 10.0
 _LEFTOVER = re.compile(r"\.stillframe-[0-9a-f]{16}\.(new|old)")
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS, errno.EACCES}
 _WHY = {
-    errno.ENOSPC: ("no space is left on the filesystem", "free some space, then compile again"),
-    errno.EDQUOT: ("the disk quota is used up", "raise the quota, then compile again"),
+    errno.ENOSPC: ("no space is left on the filesystem", "free some space, then run it again"),
+    errno.EDQUOT: ("the disk quota is used up", "raise the quota, then run it again"),
     errno.EROFS: ("the filesystem is read-only", "remount it: mount -o remount,rw"),
     errno.EACCES: ("permission denied", "run it as root"),
     errno.EPERM: ("operation not permitted", "run it as root; see also lsattr (immutable files)"),
@@ -133,7 +135,7 @@ class _Transaction:
             changed = [file for file in files if not self._stands(file)]
             gone = [path for path in remove if self._removable(path)]
             staged = [(file, self._stage(file, undo)) for file in changed]
-            last = [pair for pair in staged if posixpath.basename(pair[0].path) == MANIFEST]
+            last = [pair for pair in staged if posixpath.basename(pair[0].path) in MANIFESTS]
             for file, temporary in staged:
                 if (file, temporary) not in last:
                     self._swap(file.path, temporary, undo)
@@ -202,7 +204,7 @@ class _Transaction:
 
     def _lock(self, files: list[File]) -> None:
         """Lock the folder of the manifest: nobody but root can open that one, so nobody can block us."""
-        own = [posixpath.dirname(file.path) for file in files if posixpath.basename(file.path) == MANIFEST]
+        own = [posixpath.dirname(file.path) for file in files if posixpath.basename(file.path) in MANIFESTS]
         folder = (own or list(self.folders) or [""])[0]
         if folder not in self.folders:
             return

@@ -18,6 +18,7 @@ from app.errors import Exit, StillframeError
 COMMANDS = {
     "compile": "Turn policies into the framework's files.",
     "explain": "Say in plain words what will happen, in order, and on each failure.",
+    "install": "Put this binary, its man pages and its completions on a VM or into an image.",
     "post": "Release what pre holds (called by the post-script).",
     "pre": "Quiesce and hold (called by the pre-script).",
     "prove": "Start an application on a restored copy and check it.",
@@ -27,6 +28,7 @@ COMMANDS = {
     "schema": "Print the JSON Schema of a policy.",
     "status": "Show what is held and frozen just now.",
     "thaw": "Thaw what we froze, or with --all everything.",
+    "uninstall": "Remove what install wrote.",
     "validate": "Check policies and say everything that is wrong.",
     "verify": "Check owners, modes, digests and locations on this VM.",
 }
@@ -60,6 +62,10 @@ def group(debug: bool) -> None:
 def main() -> None:
     """Run a command and turn every outcome into one clear message and an exit status."""
     try:
+        if "_APP_COMPLETE" in os.environ:
+            from app.cli import completion
+
+            completion.register()
         # Outside standalone mode click returns the code of an Exit instead of raising it.
         status = int(group.main(standalone_mode=False, prog_name="app") or 0)
     except click.Abort:
