@@ -53,6 +53,7 @@ EOF
         has mkfs.xfs || echo xfsprogs
         has sqlite3 || echo sqlite3
         has ps || echo procps
+        has strace || echo strace
         has psql || echo postgresql-client
         set -- /usr/lib/postgresql/*/bin/initdb
         [ -x "$1" ] || echo postgresql
