@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 
 from app import cycle, hold, journal, recovery, verify
@@ -77,12 +78,17 @@ def post(directory: str, paths: Paths, progress: Callable[[str], None]) -> int:
     if begin is None:
         progress("nothing is held")
         return int(Exit.DONE)
-    try:
-        hold.prepare_folders(paths)
-        lock = hold.take_lock(paths)
-    except Busy:
+    hold.prepare_folders(paths)
+    # A hold of a pre-script's with no holder to answer is being undone by its watchdog: see the end of it.
+    dying = begin.get("kind") == "pre" and not journal.ended(events)
+    lock = _wait_for_lock(paths, hold.WATCHDOG_SECONDS if dying else 0.0)
+    if lock is None and dying:
+        progress("the hold was lost, and is still being undone")
+        return int(Exit.STUCK)
+    if lock is None:
         progress("a hold that is not this backup's is running")
         return int(Exit.DONE)
+    events = journal.read(paths.journal)
     if not journal.ended(events):
         # Before anything that may refuse: what a dead holder left comes first.
         recovery.recover(paths)
@@ -101,6 +107,18 @@ def post(directory: str, paths: Paths, progress: Callable[[str], None]) -> int:
         Journal(paths.journal).note("collected")
     progress(f"{found['achieved']}: {'; '.join(found['because']) or 'held without a break'}")
     return status
+
+
+def _wait_for_lock(paths: Paths, seconds: float) -> int | None:
+    """The lock as soon as it is free; None after ``seconds``."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            return hold.take_lock(paths)
+        except Busy:
+            if time.monotonic() >= end:
+                return None
+        time.sleep(0.01)
 
 
 def _joinable(paths: Paths) -> bool:

@@ -185,9 +185,11 @@ class Holder:
             self._reply(detached=self._detached)
 
     def _heed_control(self, words: set[str]) -> None:
-        if "release" not in words:
+        if "abandon" in words:
+            self._break("the pre-script failed after all was held")
+        elif "release" not in words:
             return
-        if self._detached:
+        elif self._detached:
             self._journal.note("collected")
             self._begin_release()
         else:

@@ -59,15 +59,15 @@ bounded() {{
 }}
 """
 
-_RELEASE = """
-# Tell the holder to release; sets status and words, or fails if there is no holder.
+_TELL = """
+# Tell the holder "$1"; sets status and words, or fails if there is no holder.
 # The answer is opened for reading and writing first, which never blocks, then for reading alone:
 # so a holder that dies ends the read.
-release() {{
+tell() {{
     [ -p "$run/control" ] && [ -p "$run/answer" ] || return 1
     {{
         exec 5<"$run/answer" 4>&-
-        echo release >&3
+        echo "$1" >&3
         exec 3>&-
         read -r status words <&5 || return 1
     }} 3<>"$run/control" 4<>"$run/answer"
@@ -82,7 +82,7 @@ limit={limit}
 bounded "$app" pre --config "$config" -- "$@"
 status=$?
 say "exit $status"
-if [ "$status" -gt 128 ] && release 2>/dev/null; then
+if [ "$status" -gt 128 ] && tell abandon 2>/dev/null; then
     # The hold may stand, but its client was killed before it could say so.
     say "released after a failure: $words"
     status=1
@@ -94,7 +94,7 @@ _POST = """
 limit={limit}
 status=
 words=
-if release 2>/dev/null; then
+if tell release 2>/dev/null; then
     say "$words"
 else
     # No holder answers: it has ended, or died. The binary knows, or finds out.
@@ -111,7 +111,7 @@ def pre_script(*, binary: str, directory: str, limit: int) -> str:
     head = _HEAD.format(
         title="The pre-script", name="pre", binary=shlex.quote(binary), directory=shlex.quote(directory)
     )
-    return head + _RELEASE.format() + _PRE.format(limit=limit)
+    return head + _TELL.format() + _PRE.format(limit=limit)
 
 
 def post_script(*, binary: str, directory: str, limit: int) -> str:
@@ -119,4 +119,4 @@ def post_script(*, binary: str, directory: str, limit: int) -> str:
     head = _HEAD.format(
         title="The post-script", name="post", binary=shlex.quote(binary), directory=shlex.quote(directory)
     )
-    return head + _RELEASE.format() + _POST.format(limit=limit)
+    return head + _TELL.format() + _POST.format(limit=limit)
