@@ -11,7 +11,7 @@ def main() -> None:
         from app.cli.extension import main as extension_main
 
         sys.exit(extension_main(sys.argv[1:]))
-    from app.cli import main as cli_main
+    from app.cli.commands import main as cli_main
 
     cli_main()
 

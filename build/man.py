@@ -13,7 +13,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from app import deployment
-from app.cli import COMMANDS, group
+from app.cli.commands import COMMANDS, group
 from app.cli.completion import completions
 from app.cli.manual import pages
 

@@ -18,7 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from app.cli import COMMANDS  # noqa: E402 # the tree that this file stands in
+from app.cli.commands import COMMANDS  # noqa: E402 # the tree that this file stands in
 
 TREE: list[str | Path] = [sys.executable, "-m", "app"]
 

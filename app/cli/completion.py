@@ -27,7 +27,7 @@ VARIABLE = "_APP_COMPLETE"
 class _Offers(ShellComplete):
     def get_completions(self, args: list[str], incomplete: str) -> list[CompletionItem[str]]:
         """Commands by name alone; then click's answer; then files, as a shell does by itself."""
-        from app.cli import COMMANDS
+        from app.cli.commands import COMMANDS
 
         option = incomplete.startswith("-")
         if not option and all(word.startswith("-") for word in args):

@@ -87,7 +87,7 @@ def _running() -> bytes:
 
 
 def _companions(image: str, binary: str) -> list[File]:
-    from app.cli import COMMANDS, group
+    from app.cli.commands import COMMANDS, group
     from app.cli.completion import completions
     from app.cli.manual import pages
 

@@ -19,7 +19,7 @@ import tomli_w
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from app.cli import main
+from app.cli.commands import main
 from app.compiler import Compiled, compile_files, compile_paths
 from app.errors import PolicyInvalid
 from app.plan import Plan
