@@ -1,8 +1,8 @@
 """How a script of the framework's tells the holder to release: two FIFOs in our private folder.
 
 The script opens ``answer``, writes ``release`` (a pre-script that failed: ``abandon``) to ``control``
-and reads one line: an exit status and words for its log. Only the holder keeps ``answer`` open for writing, so that the script's read
-ends the moment the holder dies.
+and reads one line: an exit status and words for its log. Only the holder keeps ``answer`` open for
+writing, so that the script's read ends the moment the holder dies.
 """
 
 from __future__ import annotations
