@@ -28,6 +28,9 @@ QUICK = 0.05
 ROUNDS = 8
 """Rounds of syncfs at most: under a steady load of writes the time of a round stops falling."""
 
+PATIENCE = 0.5
+"""Seconds that a thaw waits for a FIFREEZE in progress, which ends in milliseconds or hangs."""
+
 Note = Callable[..., None]
 """Takes an event's name and facts: the journal's ``note`` or the like."""
 
@@ -112,7 +115,7 @@ class Freezer:
                 target.state = "freezing"
                 self._note("freezing", mount=target.mount.path, device=target.mount.device)
             self._start(group, self._freeze_one)
-            self._wait(group, "freezing", deadline)
+            self._wait(group, ("freezing",), deadline)
             failed = [t for t in group if t.state != "frozen"]
             if failed:
                 self._give_up(failed)
@@ -123,7 +126,7 @@ class Freezer:
             hung = tuple(t.mount.path for t in failed if t.state == "freezing")
         for path in hung:
             self._note("freeze_hung", mount=path)
-        self.thaw(time.monotonic() + 1.5)
+        self.thaw(time.monotonic() + 1.5, patience=0.0)
         busy = [t for t in failed if t.state == "failed" and t.error == errno.EBUSY]
         if busy:
             raise FreezeFailed(
@@ -155,14 +158,19 @@ class Freezer:
             self._changed.notify_all()
             return self._given_up
 
-    def thaw(self, deadline: float) -> list[str]:
-        """Thaw what we froze, the reverse way; returns the mount points that are still not thawed."""
+    def thaw(self, deadline: float, patience: float = PATIENCE) -> list[str]:
+        """Thaw what we froze, the reverse way; returns the mount points that are still not thawed.
+
+        A FIFREEZE that has not come back undoes itself when it does; it is waited for no longer than
+        ``patience`` seconds, because one that hangs must not hold up the release of applications.
+        """
         with self._changed:
             self._given_up = True
         frozen = [t for t in reversed(self.targets) if t.state == "frozen"]
         self._start(frozen, self._thaw_one)
-        self._wait(frozen, "frozen", deadline)
-        return [t.mount.path for t in frozen if t.state == "frozen"]
+        self._wait(frozen, ("frozen",), deadline)
+        self._wait(self.targets, ("freezing", "frozen"), min(deadline, time.monotonic() + patience))
+        return [t.mount.path for t in self.targets if t.state == "frozen"]
 
     def hanging(self) -> list[str]:
         """Mount points whose FIFREEZE has still not come back."""
@@ -183,10 +191,10 @@ class Freezer:
         for target in targets:
             threading.Thread(target=body, args=(target,), daemon=True).start()
 
-    def _wait(self, targets: Sequence[Target], state: str, deadline: float) -> None:
+    def _wait(self, targets: Sequence[Target], states: tuple[str, ...], deadline: float) -> None:
         with self._changed:
             self._changed.wait_for(
-                lambda: all(t.state != state for t in targets), max(0.0, deadline - time.monotonic())
+                lambda: all(t.state not in states for t in targets), max(0.0, deadline - time.monotonic())
             )
 
 

@@ -230,8 +230,7 @@ def _level(
     if (
         broken
         or not any(a.has_steps for a in plan.applications)
-        or (because
-        and any(b.startswith("the hold") for b in because))
+        or (because and any(b.startswith("the hold") for b in because))
     ):
         achieved.append(base)
     if base < Level.FILESYSTEM and not synced:

@@ -99,7 +99,8 @@ def _kind(path: str) -> str:
 
     real = os.path.realpath(path)
     holding = [m for m in read_mounts() if real == m.path or real.startswith(m.path.rstrip("/") + "/")]
-    return max(holding, key=lambda m: len(m.path)).kind if holding else ""
+    # Of several mounts on one path, the last hides the others.
+    return max(reversed(holding), key=lambda m: len(m.path)).kind if holding else ""
 
 
 def provider(options: Options) -> BtrfsSnapshot:

@@ -28,6 +28,9 @@ from app.plan import Step
 
 pytestmark = pytest.mark.integration
 
+UNLIKE = 1000 + os.getpid()
+"""Seconds of a sleep that is ours: another run of these tests may share this kernel."""
+
 
 @dataclass(slots=True)
 class Stage:
@@ -64,7 +67,7 @@ def _session(tmp_path: Path) -> Stage:
         {"send": "SELECT 'two' || char(10) || 'lines';"},
         "two\nlines",
         {"send": "SELECT * FROM nowhere;"},
-        {"send": ".shell sleep 30"},
+        {"send": f".shell sleep {UNLIKE}"},
         {**options, "argv": ["no-such-client"]},
     )
 
@@ -75,7 +78,7 @@ def _command(tmp_path: Path) -> Stage:
         {"argv": ["printf", "%s|%s", "$(id); '\"", "é"]},
         "$(id); '\"|é",
         {"argv": ["sh", "-c", "echo no; exit 3"]},
-        {"argv": ["sh", "-c", "sleep 30 & wait"]},
+        {"argv": ["sh", "-c", f"sleep {UNLIKE} & wait"]},
         {},
     )
 
@@ -175,7 +178,7 @@ def test_a_slow_step_ends_at_its_deadline_and_leaves_no_process(name: str, stage
     assert time.monotonic() - begun < 2
     assert opened.alive() == []
     assert children() == before
-    assert not _any_running("sleep 30")
+    assert not _any_running(f"sleep {UNLIKE}")
 
 
 def test_a_step_ends_when_the_asker_gives_up(name: str, stage: Stage) -> None:
@@ -189,7 +192,7 @@ def test_a_step_ends_when_the_asker_gives_up(name: str, stage: Stage) -> None:
     opened.connection.kill()
     assert time.monotonic() - begun < 2
     assert opened.alive() == []
-    assert not _any_running("sleep 30")
+    assert not _any_running(f"sleep {UNLIKE}")
     os.close(read)
     os.close(write)
 
@@ -245,11 +248,11 @@ def test_programs_get_the_machine_s_environment_only(monkeypatch: pytest.MonkeyP
 
 
 def test_a_process_left_behind_does_not_hold_us_up() -> None:
-    step = Step("command", {"argv": ["sh", "-c", "sleep 31 & echo done"]})
+    step = Step("command", {"argv": ["sh", "-c", f"sleep {UNLIKE} & echo done"]})
     begun = time.monotonic()
     assert Opened("command", {}, [step]).connection.perform(step, soon()) == "done"
     assert time.monotonic() - begun < 2
-    assert not _any_running("sleep 31")
+    assert not _any_running(f"sleep {UNLIKE}")
 
 
 def test_much_output_is_read_and_bounded() -> None:

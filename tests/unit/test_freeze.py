@@ -160,3 +160,20 @@ def test_presync_goes_on_while_it_helps(
     monkeypatch.setattr(freeze, "_libc", lambda: libc)
     freeze.presync([target("/", 1)], soon(), lambda event, **facts: None)
     assert libc.rounds == rounds
+
+
+def test_a_thaw_waits_for_a_freeze_that_is_about_to_come_back(kernel: Kernel) -> None:
+    def slow() -> None:
+        time.sleep(0.2)
+
+    kernel.on_freeze[1] = slow
+    notes: list[str] = []
+    freezer = Freezer([target("/", 1)], lambda event, **facts: notes.append(event))
+    thread = threading.Thread(target=lambda: pytest.raises(FreezeFailed, freezer.freeze, soon(0.05)))
+    thread.start()
+    time.sleep(0.02)
+    assert freezer.thaw(soon()) == []
+    assert kernel.frozen == set()
+    assert "thawed" in notes
+    assert freezer.hanging() == []
+    thread.join()
