@@ -169,7 +169,12 @@ def test_a_thaw_waits_for_a_freeze_that_is_about_to_come_back(kernel: Kernel) ->
     kernel.on_freeze[1] = slow
     notes: list[str] = []
     freezer = Freezer([target("/", 1)], lambda event, **facts: notes.append(event))
-    thread = threading.Thread(target=lambda: pytest.raises(FreezeFailed, freezer.freeze, soon(0.05)))
+
+    def freeze_in_vain() -> None:
+        with pytest.raises(FreezeFailed):
+            freezer.freeze(soon(0.05))
+
+    thread = threading.Thread(target=freeze_in_vain)
     thread.start()
     time.sleep(0.02)
     assert freezer.thaw(soon()) == []
