@@ -24,10 +24,11 @@ run=$prefix/run/stillframe
 log=$prefix/var/log/stillframe
 
 # Nobody reads our pipes, so nothing may stay open on them and nothing may be written to them.
-mkdir -p "$log" 2>/dev/null
+# Entered first and looked at then: on some systems others than root can rename what is in /var/log.
 # "command" keeps a redirection that fails from ending the shell.
-if {{ [ -d "$log" ] && [ ! -L "$log" ] && command : >>"$log/{name}.log"; }} 2>/dev/null; then
-    exec </dev/null >>"$log/{name}.log" 2>&1
+# shellcheck disable=SC3067 # -O is no POSIX, but dash, busybox and bash all know it
+if {{ mkdir -p "$log" && cd -P "$log" && [ -O . ] && command : >>./{name}.log; }} 2>/dev/null; then
+    exec </dev/null >>./{name}.log 2>&1
 else
     exec </dev/null >/dev/null 2>&1
 fi
