@@ -110,10 +110,13 @@ def run(plan: Plan, paths: Paths, progress: Progress) -> report.Report:
             held.notes.note("no_freeze", reason=unfrozen)
         try:
             taken = _held(plan, held, provider, context, bool(targets) and not sync_only, progress)
-        finally:
-            # Whatever happened, an interrupt by the operator included: nothing stays held.
             held.thaw()
             held.release()
+        except BaseException as error:
+            # An interrupt by the operator, or a bug of ours: nothing stays held, and the report says why.
+            held.abandon("interrupted" if isinstance(error, KeyboardInterrupt) else f"our bug: {error!r}")
+            conclude(plan, paths, held)
+            raise
     finally:
         details = provider.finish(context, taken)
     if details:

@@ -178,6 +178,8 @@ class Holder:
             self._in_thread("thaw", self._thaw)
         elif order == "release":
             self._begin_release()
+        elif order == "abandon":
+            self._break(message["reason"])
         elif order == "detach":
             if self._phase == "held" and not self._broken:
                 self._detached = True
