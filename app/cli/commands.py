@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
 import traceback
 
@@ -61,6 +62,10 @@ def group(debug: bool) -> None:
 
 def main() -> None:
     """Run a command and turn every outcome into one clear message and an exit status."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) == signal.SIG_DFL:
+            # Whoever stops us like this wants what Ctrl-C does: everything let go in good order.
+            signal.signal(number, signal.default_int_handler)
     try:
         if "_APP_COMPLETE" in os.environ:
             from app.cli import completion
