@@ -160,7 +160,8 @@ def companions(
     texts = {
         f"{share}/bash-completion/completions/{name}": completions.bash,
         f"{share}/zsh/{zsh}/_{name}": completions.zsh,
-        f"{share}/fish/vendor_completions.d/{name}.fish": completions.fish,
+        # Not below /usr/local: fish looks there only where XDG_DATA_DIRS says so, as no server does.
+        f"/usr/share/fish/vendor_completions.d/{name}.fish": completions.fish,
         "/usr/lib/tmpfiles.d/stillframe.conf": _TMPFILES.format(run=where.run),
         f"{_SYSTEMD}/{SERVICE}": unit,
         f"{_SYSTEMD}/multi-user.target.d/stillframe.conf": _WANTED,
