@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 
 def main() -> None:
     """Run the command line; the paths that the extension calls never import click."""
+    _occupy_standard_descriptors()
     if sys.argv[1:2] and sys.argv[1] in ("pre", "post"):
         from app.cli.extension import main as extension_main
 
@@ -14,6 +16,15 @@ def main() -> None:
     from app.cli.commands import main as cli_main
 
     cli_main()
+
+
+def _occupy_standard_descriptors() -> None:
+    """Whoever starts us with stdin, stdout or stderr closed must not find our journal there."""
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number, which is this one
 
 
 if __name__ == "__main__":
