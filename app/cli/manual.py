@@ -7,6 +7,7 @@ and has no room for exit statuses, files and environment. The same tree gives th
 from __future__ import annotations
 
 import contextlib
+import inspect
 import io
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -181,7 +182,7 @@ def _listing(entries: Iterable[tuple[str, str]]) -> list[str]:
 def _paragraphs(text: str) -> list[str]:
     """A help text: filled paragraphs; those that click's mark of verbatim text begins, line by line."""
     lines: list[str] = []
-    for paragraph in text.partition("\f")[0].strip("\n").split("\n\n"):
+    for paragraph in inspect.cleandoc(text.partition("\f")[0]).split("\n\n"):
         if lines:
             lines.append(".PP")
         first, *rest = paragraph.split("\n")
