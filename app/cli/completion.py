@@ -6,7 +6,7 @@ the one whose words are completed.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.shell_completion import (
@@ -18,7 +18,9 @@ from click.shell_completion import (
     add_completion_class,
 )
 
-from app.deployment import Completions
+if TYPE_CHECKING:
+    # Answering a shell needs none of it.
+    from app.deployment import Completions
 
 VARIABLE = "_APP_COMPLETE"
 """By which the scripts ask: click makes it of the name that app.cli gives it."""
@@ -64,6 +66,8 @@ def register() -> None:
 
 def completions(group: click.Command, name: str) -> Completions:
     """The scripts for a binary that is called ``name``."""
+    from app.deployment import Completions
+
     arguments: tuple[click.Command, dict[str, Any], str, str] = (group, {}, name, VARIABLE)
     return Completions(
         bash=_Bash(*arguments).source(), zsh=_Zsh(*arguments).source(), fish=_Fish(*arguments).source()
