@@ -10,6 +10,7 @@ integrity_check), sqlite.org/uri.html.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -22,7 +23,7 @@ from typing import Any
 
 from app.errors import HostUnfit
 from app.host import trust
-from app.host.fork import Child, fork_child
+from app.host.fork import Child, fork_child, reap
 from app.mechanisms import ConnectionLost, Register, StepFailed, Waiter
 from app.plan import Options, Step
 
@@ -93,16 +94,27 @@ class SqliteConnection:
         return "the process that holds the SQLite lock has ended"
 
     def close(self, deadline: float) -> None:
-        """Closing the channel ends the child."""
-        self.kill()
+        """Let the child close its databases, which takes back a WAL that nobody else uses."""
+        for child in self._children:
+            with contextlib.suppress(OSError):
+                child.channel.send(b'{"action": "close", "seconds": 0}')
+        for child in self._children:
+            if reap(child.pid, max(0.0, deadline - time.monotonic())):
+                child.channel.close()
+            else:
+                child.end()
+        self._children.clear()
 
     def kill(self) -> None:
         """End the children; their locks go with them."""
         for child in self._children:
             child.end()
+        self._children.clear()
 
     def _ask(self, action: str, deadline: float) -> list[str]:
-        request = json.dumps({"action": action, "seconds": max(0.0, deadline - time.monotonic())}).encode()
+        left = max(0.0, deadline - time.monotonic())
+        # A little less than we wait, so that the answer is the child's own reason.
+        request = json.dumps({"action": action, "seconds": left - min(0.2, left / 4)}).encode()
         for child in self._children:
             try:
                 child.channel.send(request)
@@ -111,7 +123,10 @@ class SqliteConnection:
         answers: list[str] = []
         for child in self._children:
             self._waiter.wait(child.channel.fileno(), deadline)
-            data = child.channel.recv(1 << 16)
+            try:
+                data = child.channel.recv(1 << 16)
+            except OSError:
+                data = b""
             if not data:
                 raise ConnectionLost(self.complaint())
             reply = json.loads(data)
@@ -163,25 +178,31 @@ class _Database:
     to 100 ms, and a steady writer never lets it in.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, seconds: float) -> None:
         self.path = path
         self.file = _inode(path)
         self.link = sqlite3.connect(
-            f"file:{urllib.parse.quote(path)}?mode=rw", uri=True, isolation_level=None, timeout=1.0
+            f"file:{urllib.parse.quote(path)}?mode=rw", uri=True, isolation_level=None, timeout=0
         )
         self.version: int | None = None
-        self.value("PRAGMA schema_version")
+        self.value("PRAGMA schema_version", time.monotonic() + seconds)
 
-    def value(self, statement: str) -> Any:
-        row = self.link.execute(statement).fetchone()
-        return row[0] if row else None
+    def value(self, statement: str, end: float = 0.0) -> Any:
+        """The first column of the answer; while the database is locked, asked again until ``end``."""
+        while True:
+            try:
+                row = self.link.execute(statement).fetchone()
+                return row[0] if row else None
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() >= end:
+                    raise
+            time.sleep(0.0005)
 
     def checkpoint(self, seconds: float) -> str:
         """Move the WAL into the database as far as readers let us; what is left is in the snapshot too."""
-        if str(self.value("PRAGMA journal_mode")).lower() != "wal":
-            return "no write-ahead log"
         end = time.monotonic() + min(2.0, seconds / 2)
-        self.link.execute("PRAGMA busy_timeout = 0")
+        if str(self.value("PRAGMA journal_mode", end)).lower() != "wal":
+            return "no write-ahead log"
         while True:
             busy, pages, moved = self.link.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
             if not busy or time.monotonic() >= end:
@@ -191,16 +212,7 @@ class _Database:
 
     def lock(self, seconds: float) -> str:
         """Begin a write transaction: from now on nobody else can commit."""
-        end = time.monotonic() + seconds
-        self.link.execute("PRAGMA busy_timeout = 0")
-        while True:
-            try:
-                self.link.execute("BEGIN IMMEDIATE")
-                break
-            except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() >= end:
-                    raise
-            time.sleep(0.0005)
+        self.value("BEGIN IMMEDIATE", time.monotonic() + seconds)
         self.version = int(self.value("PRAGMA data_version"))
         return "locked"
 
@@ -247,11 +259,17 @@ def _serve(channel: socket.socket, uid: int, gid: int, paths: list[str]) -> None
         action, seconds = request["action"], request["seconds"]
         end = time.monotonic() + seconds
         at = ""
+        if action == "close":
+            # In good order only: closing may write, and whoever loses its keeper may stand on frozen ground.
+            for database in opened:
+                with contextlib.suppress(sqlite3.Error):
+                    database.link.close()
+            return
         try:
             if action == "open":
                 answers = []
                 for at in paths:
-                    opened.append(_Database(at))
+                    opened.append(_Database(at, end - time.monotonic()))
                     answers.append(f"{at}: open")
             elif action == "ping":
                 answers = [f"{database.path}: open" for database in opened]
