@@ -13,7 +13,7 @@ from typing import Any
 
 from app import freeze, history, hold, journal, recovery, report, snapshot, verify
 from app.aftermath import Aftermath
-from app.errors import HostUnfit, StillframeError
+from app.errors import HostUnfit, SnapshotFailed, StillframeError
 from app.freeze import Target
 from app.host.fork import keep_in_children
 from app.host.mounts import Mount, read_mounts, resource_devices, select
@@ -159,6 +159,8 @@ def _held(
     note("snapshot_begin", provider=plan.snapshot.provider)
     try:
         taken = provider.take(context)
+        if not provider.takes_snapshot and time.monotonic() >= context.deadline:
+            raise SnapshotFailed("the rehearsal was to last longer than the hold may")
     except Exception as error:  # noqa: BLE001 - a provider's own bug must not cost the report
         reason = error.message if isinstance(error, StillframeError) else f"{type(error).__name__}: {error}"
         broken = f"; {held.broken}" if held.is_broken() else ""
