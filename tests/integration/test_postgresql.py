@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -44,19 +45,15 @@ def needed() -> None:
 
 
 @pytest.fixture(scope="module")
-def ground(needed: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
-    archive = tmp_path_factory.mktemp("archive")
-    with scratch.filesystem("ext4", 512) as volume:
-        yield from _serve(volume, archive, volume.mount / "pg")
-
-
-def _serve(volume: scratch.Volume, archive: Path, data: Path) -> Iterator[Ground]:
-    for folder in (archive, *archive.parents[:2]):
-        folder.chmod(0o755)
-    shutil.chown(archive, clusters.USER, clusters.USER)
-    settings = f"archive_mode = on\narchive_command = 'cp %p {archive}/%f'\nmax_wal_size = 96MB"
-    with clusters.cluster(data, settings=settings) as server:
-        yield Ground(volume, server, archive)
+def ground(needed: None) -> Iterator[Ground]:
+    with (
+        scratch.filesystem("ext4", 512) as volume,
+        tempfile.TemporaryDirectory(prefix="stillframe-archive-", dir="/dev/shm") as archive,
+    ):
+        shutil.chown(archive, clusters.USER, clusters.USER)
+        settings = f"archive_mode = on\narchive_command = 'cp %p {archive}/%f'\nmax_wal_size = 96MB"
+        with clusters.cluster(volume.mount / "pg", settings=settings) as server:
+            yield Ground(volume, server, Path(archive))
 
 
 @pytest.fixture
@@ -220,13 +217,13 @@ def test_btrfs_snapshot_misses_no_commit(here: Stage, scratch_btrfs: scratch.Vol
 
 @pytest.mark.slow
 @pytest.mark.parametrize("version", ["11", "14"])
-def test_old_server(here: Stage, scratch_ext4: scratch.Volume, tmp_path: Path, version: str) -> None:
+def test_old_server(here: Stage, scratch_ext4: scratch.Volume, version: str) -> None:
     """PostgreSQL 11 to 14 have other names for the same: tried on real ones, the oldest and the newest."""
-    programs = clusters.old_programs(version, tmp_path)
+    below = scratch_ext4.mount / "programs"
+    below.mkdir()
+    programs = clusters.old_programs(version, below)
     if isinstance(programs, str):
         pytest.skip(programs)
-    for folder in tmp_path.parents[:2]:
-        folder.chmod(0o755)
     with clusters.cluster(scratch_ext4.mount / "pg", programs=programs) as server:
         mounts = f'mounts = ["{scratch_ext4.mount}"]'
         with ledger.Writer("postgresql", server.conninfo, notes=here.folder / "ledger") as writer:
