@@ -54,6 +54,8 @@ EOF
         has sqlite3 || echo sqlite3
         has ps || echo procps
         has strace || echo strace
+        has lexgrog || echo man-db
+        has groff || echo groff
         has psql || echo postgresql-client
         set -- /usr/lib/postgresql/*/bin/initdb
         [ -x "$1" ] || echo postgresql
