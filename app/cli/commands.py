@@ -13,7 +13,7 @@ import traceback
 
 import click
 
-from app import __version__
+from app import BANNER, __version__
 from app.errors import Exit, StillframeError
 
 COMMANDS = {
@@ -52,7 +52,7 @@ class _Lazy(click.Group):
 
 
 @click.command(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="app", message="app (stillframe) %(version)s")
+@click.version_option(__version__, prog_name="app", message=BANNER)
 @click.option("--debug", is_flag=True, help="Show a traceback where something goes wrong.")
 def group(debug: bool) -> None:
     """Application-consistent snapshots of Linux VMs: one policy file, one binary."""
