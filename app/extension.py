@@ -38,6 +38,7 @@ def pre(directory: str, paths: Paths, started: float, progress: Callable[[str], 
     except Busy:
         load_plan(directory)
         if _joinable(paths):
+            Journal(paths.journal).note("joined")
             progress("the hold that 'app run' keeps for Azure Backup serves this backup too")
             return
         raise
@@ -80,11 +81,15 @@ def post(directory: str, paths: Paths, progress: Callable[[str], None]) -> int:
         return int(Exit.DONE)
     hold.prepare_folders(paths)
     # A hold of a pre-script's with no holder to answer is being undone by its watchdog: see the end of it.
+    joined = any(e["event"] == "joined" for e in events)
     dying = begin.get("kind") == "pre" and not journal.ended(events)
-    lock = _wait_for_lock(paths, hold.WATCHDOG_SECONDS if dying else 0.0)
+    lock = _wait_for_lock(paths, hold.WATCHDOG_SECONDS if dying or joined else 0.0)
     if lock is None and dying:
         progress("the hold was lost, and is still being undone")
         return int(Exit.STUCK)
+    if lock is None and joined:
+        progress("still held by 'app run', without a break so far; its own report tells the end")
+        return int(Exit.DIFFERS if any(e["event"] == "broken" for e in journal.read(paths.journal)) else 0)
     if lock is None:
         progress("a hold that is not this backup's is running")
         return int(Exit.DONE)
@@ -94,14 +99,15 @@ def post(directory: str, paths: Paths, progress: Callable[[str], None]) -> int:
         recovery.recover(paths)
         events = journal.read(paths.journal)
     os.close(lock)
-    if begin.get("kind") != "pre":
+    if begin.get("kind") != "pre" and not joined:
         progress("nothing of a backup's is held")
         return int(Exit.DONE)
     if any(e["event"] == "collected" for e in events):
         progress("released before, by an earlier post-script: nothing is held and nothing vouched for")
         return int(Exit.DIFFERS)
-    found = Aftermath(load_plan(directory), Journal(paths.journal), paths).report()
-    detached = any(e["event"] == "detached" for e in events)
+    plan = recovery.last_plan(paths) or load_plan(directory)
+    found = Aftermath(plan, Journal(paths.journal), paths).report()
+    detached = joined or any(e["event"] == "detached" for e in events)
     status = post_status(found) if detached or found["stuck"] else int(Exit.DONE)
     if detached:
         Journal(paths.journal).note("collected")

@@ -35,7 +35,7 @@ def recover(paths: Paths) -> dict[str, Any] | None:
                 notes.note("quiescing", app=application.name, attempt=0)
     thawed, stuck = thaw_journal(paths, notes)
     before = journal.quiesced_applications(journal.read(paths.journal))
-    plan = remembered or _read(paths.plan)
+    plan = remembered or last_plan(paths)
     if plan is None:
         notes.note("broken", reason=REASON)
         notes.note("end")
@@ -44,6 +44,11 @@ def recover(paths: Paths) -> dict[str, Any] | None:
     Aftermath(plan, notes, paths).conclude(REASON)
     after = journal.quiesced_applications(journal.read(paths.journal))
     return {"thawed": thawed, "released": [n for n in before if n not in after], "left": after + stuck}
+
+
+def last_plan(paths: Paths) -> Plan | None:
+    """The plan of the last hold since the machine started. Raises HostUnfit."""
+    return _read(paths.plan)
 
 
 def _read(path: str) -> Plan | None:

@@ -276,6 +276,7 @@ _SHOWN = {
     "no_freeze": "no freeze: {reason}",
     "synced": "written back (syncfs)",
     "detached": "held; handed off to the extension",
+    "joined": "a backup's pre-script has joined this hold",
     "snapshot_begin": "snapshot: {provider}",
     "snapshot_end": "snapshot: done",
     "snapshot_refused": "snapshot: {reason}",
