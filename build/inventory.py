@@ -33,8 +33,8 @@ LINKED = {
     "sqlite": ("SQLite", "blessing", "LICENSE.md"),
 }
 
-STAND_INS = {"rpds": "", "jsonschema_specifications": "jsonschema-specifications"}
-"""Top-level modules of build/portable/shims, and the distribution whose data they hold."""
+STAND_INS = {"rpds": ""}
+"""Modules of build/portable/shims that hold nothing of the distribution they stand in for."""
 
 
 @dataclass(frozen=True)
@@ -79,17 +79,17 @@ def linked(work: Path) -> Iterator[Part]:
 
 def distributions(names: list[str]) -> Iterator[Part]:
     """The Python distributions that modules come from; the standard library is CPython's."""
-    owners = metadata.packages_distributions()
     tops = {name.partition(".")[0] for name in names}
-    used = {STAND_INS.get(top) or owner for top in tops for owner in owners.get(top, ())}
-    used |= {STAND_INS[top] for top in tops if STAND_INS.get(top)}
-    used -= {"rpds-py", "stillframe"}
-    for name in sorted(used | {"pyinstaller"}):
-        found = metadata.distribution(name)
+    for found in sorted(metadata.distributions(), key=lambda one: one.metadata["Name"].lower()):
+        name = found.metadata["Name"].lower()
+        files = _files(found)
+        inside = {file.partition("/")[0].removesuffix(".py") for file in files} & tops
+        if name != "pyinstaller" and not any(STAND_INS.get(top, name) for top in inside):
+            continue
         texts = [
             Path(str(found.locate_file(file))).read_text(encoding="utf-8")
-            for file in sorted(found.files or (), key=str)
-            if re.search(r"dist-info/.*(LICEN[CS]E|COPYING)", str(file))
+            for file in files
+            if re.search(r"dist-info/.*(LICEN[CS]E|COPYING)", file)
         ]
         assert texts, f"{name} has no licence file"
         boot = name == "pyinstaller"
@@ -102,6 +102,13 @@ def distributions(names: list[str]) -> Iterator[Part]:
             purl=f"pkg:pypi/{found.metadata['Name'].lower()}@{found.version}",
             note="linked in" if boot else "",
         )
+
+
+def _files(found: metadata.Distribution) -> list[str]:
+    # Not its attribute files: that needs csv, which the interpreter does without.
+    return sorted(
+        line.rpartition(",")[0].rpartition(",")[0] for line in (found.read_text("RECORD") or "").splitlines()
+    )
 
 
 def _licence(about: Any) -> str:

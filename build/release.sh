@@ -54,7 +54,7 @@ cp "$work/run" "$site/PyInstaller/bootloader/Linux-64bit-intel/run"
 
 # --- the file -----------------------------------------------------------------------------------------
 
-SOURCE_DATE_EPOCH=$(git log -1 --format=%ct 2>/dev/null || echo 315532800)
+: "${SOURCE_DATE_EPOCH:=$(git log -1 --format=%ct 2>/dev/null || echo 315532800)}"
 export SOURCE_DATE_EPOCH PYTHONHASHSEED=0 PYTHONDONTWRITEBYTECODE=1 PYTHONNOUSERSITE=1 LC_ALL=C.UTF-8 TZ=UTC
 export PYINSTALLER_CONFIG_DIR="$work/pyinstaller" STILLFRAME_SITE="$site"
 portable=$work/prefix/stillframe/bin/python3.13

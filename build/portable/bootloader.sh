@@ -8,7 +8,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 work=$(cd "$1" && pwd)
 archive=$(realpath "$2")
 MACHINE=${MACHINE:-x86_64}
-export ZIG_GLOBAL_CACHE_DIR="$work/cache" ZIG_LOCAL_CACHE_DIR="$work/cache" SOURCE_DATE_EPOCH="${SOURCE_DATE_EPOCH:-315532800}"
+export ZIG_GLOBAL_CACHE_DIR="$work/cache" ZIG_LOCAL_CACHE_DIR="$work/cache" SOURCE_DATE_EPOCH=315532800
 
 rm -rf "$work/build/bootloader"
 mkdir -p "$work/build/bootloader"
