@@ -107,17 +107,20 @@ def test_killed(here: Stage, ground: Ground, who: str, instant: str) -> None:
     server, mount = ground.server, ground.volume.mount
     server.query("DROP TABLE IF EXISTS ledger")
     with ledger.Writer("postgresql", server.conninfo, notes=here.folder / "ledger") as writer:
-        cycle = here.start("run", "--json", ground.policy(here))
-        struck = strike(cycle, who, instant)
-        thawed = write_probe(mount)(LIMIT)
-        ended = session_ended(server, LIMIT) - struck
-        status = cycle.wait(15)
-        assert here.wait_until_free(5) < 3
-        written = first_commit_after(writer, last_hold(here.events(), struck), 5) - struck
-        assert max(ended, written) < LIMIT, here.events()
-        assert not is_left(here, ground)
-        check_claims(here, cycle, status, who)
-        assert here.run(ground.policy(here, 0))[0] == 0
+        try:
+            cycle = here.start("run", "--json", ground.policy(here))
+            struck = strike(cycle, who, instant)
+            thawed = write_probe(mount)(LIMIT)
+            ended = session_ended(server, LIMIT) - struck
+            status = cycle.wait(15)
+            assert here.wait_until_free(5) < 3
+            written = first_commit_after(writer, last_hold(here.events(), struck), 5) - struck
+            assert max(ended, written) < LIMIT, here.events()
+            assert not is_left(here, ground)
+            check_claims(here, cycle, status, who)
+            assert here.run(ground.policy(here, 0))[0] == 0
+        finally:
+            scratch.thaw(mount)  # a writer that waits for it could not even be killed
     print(f"{who} {instant}: thawed {thawed:.3f} s, session ended {ended:.3f} s, wrote {written:.3f} s after")
 
 

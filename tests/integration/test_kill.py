@@ -123,20 +123,23 @@ def check_survival(
     """The whole of law 1, once. ``seconds``: how long the snapshot takes."""
     mount = ground.volume.mount
     with ledger.Writer("sqlite", str(ground.database(here)), notes=here.folder / "ledger") as writer:
-        cycle = here.start("run", "--json", ground.policy(here, seconds))
-        struck = strike(cycle, who, instant, number)
-        thawed = write_probe(mount)(LIMIT)
-        status = cycle.wait(15)
-        freed = here.wait_until_free(5)
-        events = here.events()
-        released = first_commit_after(writer, last_hold(events, struck), 5) - struck
-        assert released < LIMIT, (released, events)
-        assert thaw_is_refused(mount)
-        assert freed < 3, freed
-        check_claims(here, cycle, status, who, number)
-        assert here.app("recover")[0] == 0
-        status, report = here.run(ground.policy(here, 0))
-        assert (status, report["achieved"], report["because"]) == (0, "application", [])
+        try:
+            cycle = here.start("run", "--json", ground.policy(here, seconds))
+            struck = strike(cycle, who, instant, number)
+            thawed = write_probe(mount)(LIMIT)
+            status = cycle.wait(15)
+            freed = here.wait_until_free(5)
+            events = here.events()
+            released = first_commit_after(writer, last_hold(events, struck), 5) - struck
+            assert released < LIMIT, (released, events)
+            assert thaw_is_refused(mount)
+            assert freed < 3, freed
+            check_claims(here, cycle, status, who, number)
+            assert here.app("recover")[0] == 0
+            status, report = here.run(ground.policy(here, 0))
+            assert (status, report["achieved"], report["because"]) == (0, "application", [])
+        finally:
+            scratch.thaw(mount)  # a writer that waits for it could not even be killed
     print(f"{who} {instant}: thawed {thawed:.3f} s, released {released:.3f} s after")
 
 
