@@ -15,8 +15,9 @@ from app import freeze, history, hold, journal, recovery, report, snapshot, veri
 from app.aftermath import Aftermath
 from app.errors import HostUnfit, SnapshotFailed, StillframeError
 from app.freeze import Target
+from app.host import hazards
 from app.host.fork import keep_in_children
-from app.host.mounts import Mount, read_mounts, resource_devices, select
+from app.host.mounts import Mount, read_mounts, resource_devices, select, select_for_extension
 from app.paths import CONFIG_DIRECTORY, Paths
 from app.plan import Plan
 
@@ -40,31 +41,65 @@ def begin(paths: Paths, progress: Progress) -> int:
     return lock
 
 
-def choose_mounts(plan: Plan, paths: Paths) -> list[Mount]:
+def choose_mounts(plan: Plan) -> list[Mount]:
     """The filesystems that this plan freezes here, in freezing order. Raises HostUnfit."""
     mounts = read_mounts()
-    chosen = select(mounts, plan.freeze, resource_devices(mounts))
-    ours = {os.stat(folder).st_dev for folder in (paths.run,) if os.path.isdir(folder)}
-    for mount in chosen:
-        if os.makedev(*map(int, mount.device.split(":"))) in ours:
-            raise HostUnfit(
-                f"{mount.path}: holds {paths.run}, where the journal is written during the freeze",
-                "keep /run on tmpfs, or set STILLFRAME_PREFIX to a folder on a tmpfs",
-            )
-    return chosen
+    return select(mounts, plan.freeze, resource_devices(mounts))
 
 
-def targets_for(plan: Plan, paths: Paths) -> tuple[list[Target], bool, str]:
+def inspect(plan: Plan, paths: Paths, extension: str = "") -> tuple[list[Mount], list[hazards.Hazard]]:
+    """What a hold of this plan would freeze here, and every hazard. Touches nothing. Raises HostUnfit.
+
+    ``extension``: the folder of the extension's that a pre-script serves; "" for ``app run``.
+    """
+    mounts = read_mounts()
+    folder, theirs = extension, bool(extension)
+    needs_freeze = theirs
+    if not theirs:
+        provider: snapshot.Provider = snapshot.load(plan.snapshot.provider).provider(plan.snapshot.options)
+        theirs, needs_freeze = provider.freezes_itself, provider.needs_freeze or provider.freezes_itself
+        folder = str(plan.snapshot.options.get("config") or CONFIG_DIRECTORY)
+    freezing: list[Mount] = []
+    if needs_freeze and plan.freeze.enabled and os.geteuid() == 0:
+        chooser = select_for_extension if theirs else select
+        freezing = chooser(mounts, plan.freeze, resource_devices(mounts))
+    scene = hazards.Scene(
+        freezing=freezing,
+        mounts=mounts,
+        paths=paths,
+        timeout=plan.freeze.timeout,
+        skip=plan.freeze.skip,
+        unwritten=theirs,
+        extension=folder,
+    )
+    return freezing, hazards.find(scene, plan.hazards)
+
+
+def heed(found: Sequence[hazards.Hazard], progress: Progress) -> None:
+    """Say what is only a warning. Raises HostUnfit for what is fatal, before anything is quiesced."""
+    for hazard in found:
+        if hazard.severity == hazards.WARNING:
+            progress(f"warning: {hazard}\n  cure: {hazard.cure}")
+    hazards.demand(found)
+
+
+def note_hazards(held: hold.Hold, found: Sequence[hazards.Hazard]) -> None:
+    """Keep them in the journal, and so in the report."""
+    for hazard in found:
+        held.notes.note("hazard", **hazard.facts())
+
+
+def targets_for(plan: Plan) -> tuple[list[Target], bool, str]:
     """What to freeze, or only to write back; (targets, sync only, why nothing is frozen)."""
     if not plan.freeze.enabled:
         reason = "freeze.enabled is false"
     elif os.geteuid() != 0:
         reason = "only root can freeze filesystems"
     else:
-        return hold.open_targets(choose_mounts(plan, paths)), False, ""
+        return hold.open_targets(choose_mounts(plan)), False, ""
     wanted = replace(plan, freeze=replace(plan.freeze, enabled=True))
     targets = []
-    for mount in choose_mounts(wanted, paths) if plan.freeze.mounts or os.geteuid() == 0 else ():
+    for mount in choose_mounts(wanted) if plan.freeze.mounts or os.geteuid() == 0 else ():
         try:
             targets += hold.open_targets([mount])
         except HostUnfit:
@@ -78,10 +113,12 @@ def run(plan: Plan, paths: Paths, progress: Progress) -> report.Report:
     provider: snapshot.Provider = snapshot.load(plan.snapshot.provider).provider(plan.snapshot.options)
     if provider.freezes_itself and os.path.lexists(f"{CONFIG_DIRECTORY}/stillframe/manifest.json"):
         verify.demand()  # the extension will run what was compiled there
+    _, dangers = inspect(plan, paths)
+    heed(dangers, progress)
     targets: list[Target] = []
     sync_only, unfrozen = False, ""
     if provider.needs_freeze and not provider.freezes_itself:
-        targets, sync_only, unfrozen = targets_for(plan, paths)
+        targets, sync_only, unfrozen = targets_for(plan)
     name = time.strftime("stillframe-%Y%m%dT%H%M%SZ", time.gmtime())
     context = snapshot.Context(name, tuple(t.mount.path for t in targets if not sync_only))
     provider.prepare(context)
@@ -106,6 +143,7 @@ def run(plan: Plan, paths: Paths, progress: Progress) -> report.Report:
             rehearsal=not provider.takes_snapshot,
             presync=[facts["seconds"] for facts in rounds],
         )
+        note_hazards(held, dangers)
         if unfrozen:
             held.notes.note("no_freeze", reason=unfrozen)
         try:

@@ -44,10 +44,12 @@ def pre(directory: str, paths: Paths, started: float, progress: Callable[[str], 
         raise
     plan = load_plan(directory)
     _rotate(paths)
+    _, dangers = cycle.inspect(plan, paths, directory)
+    cycle.heed(dangers, progress)
     rollback = max((a.timing.release for a in plan.applications), default=0.0)
     targets: list[Target] = []
     if not plan.freeze.enabled:
-        targets, _, _ = cycle.targets_for(plan, paths)
+        targets, _, _ = cycle.targets_for(plan)
     held = hold.start(
         plan,
         "pre",
@@ -56,6 +58,7 @@ def pre(directory: str, paths: Paths, started: float, progress: Callable[[str], 
         give_up_at=started + plan.framework.timeout_seconds - rollback - MARGIN,
         sync_only=bool(targets),
     )
+    cycle.note_hazards(held, dangers)
     if held.quiesce() and held.detach():
         progress("held")
         return

@@ -16,6 +16,7 @@ def narrate(report: Report, *, timeline: bool = True) -> str:
         codes = ", ".join(map(str, error["codes"]))
         lines.append(f"  framework  {error['name']} (code {codes}): {error['advice']}")
     lines.append(f"  snapshot   {_snapshot(report['snapshot'])}")
+    lines += [f"  hazard     {h['name']}: {_one_line(h['what'])}" for h in report.get("hazards", ())]
     for application in report["applications"]:
         lines.append(f"  {application['name']:<10} {_application(application)}")
         lines += [

@@ -167,13 +167,17 @@ class Framework:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All applications in quiesce order (release is the reverse), and what surrounds them."""
+    """All applications in quiesce order (release is the reverse), and what surrounds them.
+
+    ``hazards``: severities (fatal, warning, ignore) that differ from the default, by the hazard's name.
+    """
 
     applications: tuple[Application, ...]
     freeze: Freeze
     snapshot: Snapshot
     framework: Framework
     version: int = field(default=PLAN_VERSION)
+    hazards: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def requested(self) -> Level:

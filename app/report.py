@@ -53,6 +53,11 @@ def build(plan: Plan, events: Sequence[Event]) -> Report:
         "applications": applications,
         "filesystems": filesystems,
         "stuck": stuck,
+        "hazards": [
+            {key: value for key, value in e.items() if key not in ("t", "event")}
+            for e in events
+            if e["event"] == "hazard"
+        ],
         "framework_error": _framework_error(begin, events, broken, applications),
         "seconds": round(float(events[-1]["t"]) - zero, 6) if events else 0.0,
         "timeline": _timeline(events, zero),
@@ -262,6 +267,7 @@ def _framework_error(
 
 
 _SHOWN = {
+    "hazard": "hazard: {name}: {what}",
     "presync": "writeback, round {round}",
     "connected": "{app}: connected ({variant})",
     "quiescing": "{app}: quiesce, attempt {attempt}",
@@ -306,6 +312,7 @@ def _timeline(events: Sequence[Event], zero: float) -> list[dict[str, Any]]:
             **dict.fromkeys(
                 ("app", "mount", "reason", "attempt", "variant", "provider", "what", "phase", "round"), ""
             ),
+            "name": "",
             **event,
         }
         entry = {

@@ -18,6 +18,7 @@ from app.errors import Exit, StillframeError
 
 COMMANDS = {
     "compile": "Turn policies into the framework's files.",
+    "doctor": "Find what on this machine could make a hold fail or hang.",
     "explain": "Say in plain words what will happen, in order, and on each failure.",
     "install": "Put this binary, its man pages and its completions on a VM or into an image.",
     "post": "Release what pre holds (called by the post-script).",

@@ -9,7 +9,7 @@ from app.compiler.budget import Budget, find_overruns, make_budget
 from app.compiler.configuration import compile_files
 from app.compiler.order import order_policies
 from app.compiler.recipe import build_application
-from app.compiler.vm import Agreement, Extension, agree_extension, agree_freeze, agree_snapshot
+from app.compiler.vm import Agreement, Extension, agree_extension, agree_freeze, agree_hazards, agree_snapshot
 from app.plan import Framework, Plan
 from app.policy import Policy, gather_policies
 from app.policy.findings import Findings
@@ -76,4 +76,5 @@ def _compile(policies: Sequence[Policy], findings: Findings, *, complete: bool =
         else:
             key = ("timing", "hold") if overrun.key == "hold" else ("timing",)
             findings.add(by_name[overrun.application].root, key, overrun.message, overrun.hint)
-    return Compiled(Plan(applications, freeze, snapshot, framework), extension, budget)
+    plan = Plan(applications, freeze, snapshot, framework, hazards=agree_hazards(agreement))
+    return Compiled(plan, extension, budget)

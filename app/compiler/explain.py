@@ -9,6 +9,7 @@ from typing import Any
 
 from app.compiler import Compiled
 from app.compiler.outcomes import AFTER_FAILURE, outcomes
+from app.host import hazards
 from app.plan import Application, Plan, Step, Variant
 from app.policy.wording import printable, seconds
 
@@ -64,6 +65,7 @@ def to_json(compiled: Compiled) -> dict[str, Any]:
             "skip": list(plan.freeze.skip),
             "timeout_seconds": plan.freeze.timeout,
         },
+        "hazards": {name: plan.hazards.get(name, kind.severity) for name, kind in hazards.KINDS.items()},
         "snapshot": plan.snapshot.provider,
         "budget": {
             "pre": {"seconds": budget.pre.total, "sum": str(budget.pre)},
@@ -117,7 +119,7 @@ def _order(compiled: Compiled) -> list[str]:
         rows.extend(" " * _NUMBER + line for line in lines[1:])
 
     clients = f", connect to {', '.join(a.name for a in active)}" if active else ""
-    row(f"pre-script: check owners and modes{clients}. Nothing stands still yet", _at_most(10))
+    row(f"pre-script: check owners, modes and hazards{clients}. Nothing stands still yet", _at_most(10))
     for application in active:
         after = f" after {', '.join(application.after)}" if application.after else ""
         optional = "" if application.required else ", not required"
@@ -149,6 +151,10 @@ def _order(compiled: Compiled) -> list[str]:
         rows.extend(
             _wrap("Applications that do not wait for each other (after) are quiesced at once.").splitlines()
         )
+    if plan.hazards:
+        words = ", ".join(f"{name} {severity}" for name, severity in sorted(plan.hazards.items()))
+        rows.append("")
+        rows.extend(_wrap(f"Hazards with a severity of their own ([hazards]): {words}.").splitlines())
     provider = plan.snapshot.provider
     if provider != "azure-backup":
         rows.append("")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.compiler.resolve import Resolver
+from app.host import hazards
 from app.plan import Freeze, Options, Snapshot
 from app.policy import Policy
 from app.policy.findings import Findings
@@ -113,6 +114,16 @@ def agree_freeze(agreement: Agreement) -> Freeze:
         skip=skip,
         timeout=float(agreement.get("freeze", "timeout", DEFAULT_FREEZE_SECONDS)),
     )
+
+
+def agree_hazards(agreement: Agreement) -> dict[str, str]:
+    """``[hazards]`` of all policies: of those that set a severity the strictest holds."""
+    found: dict[str, str] = {}
+    for policy in agreement.policies:
+        for name, severity in policy.data.get("hazards", {}).items():
+            if severity in hazards.SEVERITIES:
+                found[name] = max(found.get(name, hazards.IGNORE), severity, key=hazards.SEVERITIES.index)
+    return found
 
 
 def agree_snapshot(agreement: Agreement) -> Snapshot:

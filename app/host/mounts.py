@@ -11,13 +11,15 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from app.errors import HostUnfit
 from app.plan import Freeze
 
 FREEZABLE = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "jfs", "nilfs2", "gfs2"})
 """Filesystem types on disks whose kernel drivers support freezing (super_operations.freeze_fs)."""
+
+_EXTENSION_KINDS = frozenset({"ext3", "ext4", "xfs", "btrfs"})
 
 NETWORK = frozenset({"nfs", "nfs4", "cifs", "smb3", "ceph", "9p", "glusterfs", "afs", "fuse.sshfs", "lustre"})
 
@@ -52,7 +54,8 @@ class Mount:
         return "ro" in self.super_options
 
 
-def _unescape(text: str) -> str:
+def unescape(text: str) -> str:
+    """Undo the octal escapes of the kernel's tables."""
     raw = re.sub(rb"\\([0-7]{3})", lambda m: bytes((int(m.group(1), 8),)), os.fsencode(text))
     return os.fsdecode(raw)
 
@@ -69,10 +72,10 @@ def parse_mountinfo(text: str) -> list[Mount]:
             Mount(
                 identifier=int(fields[0]),
                 device=fields[2],
-                root=_unescape(fields[3]),
-                path=_unescape(fields[4]),
+                root=unescape(fields[3]),
+                path=unescape(fields[4]),
                 kind=rest[0],
-                source=_unescape(rest[1]),
+                source=unescape(rest[1]),
                 options=frozenset(fields[5].split(",")),
                 super_options=frozenset(rest[2].split(",")),
             )
@@ -113,6 +116,14 @@ def select(
         if mount.device not in skipped_devices:
             once.setdefault(mount.device, mount)
     return sorted(once.values(), key=lambda m: (-m.depth, m.path))
+
+
+def select_for_extension(
+    mounts: Iterable[Mount], freeze: Freeze, resource_devices: frozenset[str] = frozenset()
+) -> list[Mount]:
+    """What the Azure Backup extension freezes by itself: it knows of no list but the one to skip."""
+    chosen = select(mounts, replace(freeze, mounts=()), resource_devices)
+    return [mount for mount in chosen if mount.kind in _EXTENSION_KINDS]
 
 
 def _normal(path: str) -> str:

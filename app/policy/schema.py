@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from app import mechanisms, snapshot
+from app.host import hazards
 from app.policy.settings import TYPES
 
 Schema = dict[str, Any]
@@ -76,6 +77,7 @@ def policy_schema() -> Schema:
                 },
             ),
             "framework": _framework(),
+            "hazards": _hazards(),
             **tables,
             "quiesce": {**steps, "description": "steps that bring the application to rest"},
             "verify": {**steps, "description": "steps that check that it still rests"},
@@ -276,6 +278,20 @@ def _framework() -> Schema:
         on_app_success_do_fs_freeze={
             "type": "boolean",
             "description": "OnAppSuccessDoFsFreeze in vmbackup.conf",
+        },
+    )
+
+
+def _hazards() -> Schema:
+    severities = list(reversed(hazards.SEVERITIES))
+    return _table(
+        "what a hazard that is found before a hold means; fatal: no hold",
+        tables={
+            name: {
+                "enum": severities,
+                "description": f"{hazards.KINDS[name].severity} if absent: {hazards.KINDS[name].stake}",
+            }
+            for name in hazards.changeable()
         },
     )
 

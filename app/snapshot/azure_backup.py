@@ -8,19 +8,15 @@ found one frozen. Start the backup in the portal, or with ``az backup protection
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import os
-import struct
 import time
 from collections.abc import Mapping
 from typing import Any
 
 from app.errors import HostUnfit, SnapshotFailed
+from app.host.locks import EXTENSION_FOLDER, EXTENSION_LOCK, lock_owner
 from app.plan import Level, Options
 from app.snapshot import Context, Taken
-
-LOCK_FILE = "MicrosoftRecoverySvcsSafeFreezeLock/SafeFreezeLockFile"
 
 OPTIONS_SCHEMA: dict[str, object] = {
     "type": "object",
@@ -39,8 +35,6 @@ OPTIONS_SCHEMA: dict[str, object] = {
     },
 }
 
-_FLOCK = struct.Struct("hhqqi4x")  # struct flock: l_type, l_whence, l_start, l_len, l_pid (64-bit)
-
 
 class AzureBackup:
     """Waits for the extension's lock to be taken and let go."""
@@ -52,7 +46,7 @@ class AzureBackup:
 
     def __init__(self, options: Options) -> None:
         self._wait = float(options.get("wait", 1800))
-        self._folder = options.get("config", "/etc/azure")
+        self._folder = options.get("config", EXTENSION_FOLDER)
 
     def prepare(self, context: Context) -> None:
         """See that the extension's folder is there."""
@@ -84,19 +78,11 @@ class AzureBackup:
         return {}
 
     def _owner(self) -> int:
-        """Process that holds the lock, 0 if none. Asks only (F_GETLK): taking it would stop the extension."""
+        """Process that holds the lock, 0 if none. Asks only: taking it would stop the extension."""
         try:
-            descriptor = os.open(f"{self._folder}/{LOCK_FILE}", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            return lock_owner(f"{self._folder}/{EXTENSION_LOCK}")
         except OSError as error:
-            if error.errno == errno.ENOENT:
-                return 0
-            raise SnapshotFailed(f"{self._folder}/{LOCK_FILE}: {error.strerror}") from error
-        try:
-            asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
-            kind, _, _, _, pid = _FLOCK.unpack(fcntl.fcntl(descriptor, fcntl.F_GETLK, asked))
-            return 0 if kind == fcntl.F_UNLCK else int(pid)
-        finally:
-            os.close(descriptor)
+            raise SnapshotFailed(f"{self._folder}/{EXTENSION_LOCK}: {error.strerror}") from error
 
 
 def provider(options: Options) -> AzureBackup:
