@@ -55,6 +55,17 @@ def scene(app_command: list[str], as_root: None) -> Iterator[Scene]:
                 scratch.thaw(volume.mount)
 
 
+SLOW_VERIFY = """
+[[verify]]
+mechanism = "sqlite"
+action = "verify"
+[[verify]]
+mechanism = "command"
+argv = ["sleep", "0.4"]
+"""
+"""Time to strike between the thaw and the release."""
+
+
 def command(*argv: str | Path, deadline: float = 10) -> str:
     """``[snapshot]`` with a program of the operator's own."""
     return f'provider = "command"\nargv = {json.dumps([str(a) for a in argv])}\ndeadline = {deadline}'
@@ -196,7 +207,8 @@ def test_two_at_once(scene: Scene) -> None:
 @pytest.mark.parametrize("instant", ["quiesced", "frozen", "snapshot_begin", "thawed"])
 def test_interrupted(scene: Scene, number: signal.Signals, instant: str) -> None:
     """Let go within two seconds, exit 130, and a report that says why."""
-    cycle = scene.here.start("run", "--json", scene.policy('provider = "none"\nseconds = 0.5'))
+    chosen = scene.policy('provider = "none"\nseconds = 0.5', extra=SLOW_VERIFY)
+    cycle = scene.here.start("run", "--json", chosen)
     cycle.when(instant)
     struck = time.monotonic()
     os.kill(cycle.process.pid, number)
