@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from app.errors import Exit
+from app.host.hazards import WARNING, Hazard
 from app.narrate import narrate
 from app.plan import Level, Plan
 from app.report import build
@@ -191,3 +192,13 @@ def test_any_order_of_a_torn_journal_builds() -> None:
     for names in itertools.permutations(PERFECT[2:8], 4):
         build(plan(application()), events(*names, **FACTS))
     assert build(plan(), [])["achieved"] == "none"
+
+
+def test_hazards_are_kept_and_shown() -> None:
+    facts = Hazard("nfs-export", "/srv is exported", "exportfs -ua", path="/srv", severity=WARNING).facts()
+    report = achieved(("begin", "hazard", *PERFECT[1:]), hazard=facts)
+    assert (report["achieved"], report["exit"]) == ("application", Exit.DONE)
+    assert report["hazards"] == [facts]
+    assert [f["mount"] for f in report["filesystems"]] == ["/v"]
+    assert report["timeline"][0]["text"] == "hazard: nfs-export: /srv is exported"
+    assert "  hazard     nfs-export: /srv is exported" in narrate(report)

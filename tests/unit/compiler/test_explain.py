@@ -108,3 +108,12 @@ def test_json_has_the_same(folder: Folder) -> None:
     assert data["budget"]["pre"]["sum"].endswith("= 130 s")
     assert data["applications"][0]["recipes"][0]["quiesce"] == ["/bin/pause"]
     assert len(data["outcomes"]) >= 10
+
+
+def test_hazards_of_a_policy_are_named(folder: Folder) -> None:
+    folder.custom("a", '[hazards]\nfanotify = "warning"')
+    compiled = folder.compile()
+    assert "([hazards]): fanotify warning." in " ".join(explain(compiled).split())
+    assert to_json(compiled)["hazards"]["fanotify"] == "warning"
+    assert to_json(compiled)["hazards"]["nfs-export"] == "warning"
+    assert to_json(compiled)["hazards"]["loop-order"] == "fatal"

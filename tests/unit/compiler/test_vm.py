@@ -6,6 +6,7 @@ import pytest
 
 from app.compiler import compile_paths
 from app.errors import PolicyInvalid, Problem
+from app.plan import Plan
 from tests.unit.policy.write import Folder
 
 
@@ -118,3 +119,25 @@ LOCATIONS = [
 def test_limits_of_the_framework(folder: Folder, more: str, key: str) -> None:
     folder.custom("a", f"[framework]\n{more}")
     assert list(folder.problems()) == [f"framework.{key}"]
+
+
+def test_the_strictest_severity_of_a_hazard_holds(folder: Folder) -> None:
+    folder.custom("a", '[hazards]\nfanotify = "warning"\nauditd = "ignore"\nnfs-export = "ignore"')
+    folder.custom("b", '[hazards]\nfanotify = "ignore"\nauditd = "fatal"')
+    folder.custom("c")
+    plan = folder.compile().plan
+    assert plan.hazards == {"fanotify": "warning", "auditd": "fatal", "nfs-export": "ignore"}
+    assert Plan.from_json(plan.to_json()) == plan
+
+
+@pytest.mark.parametrize(
+    ("line", "key"),
+    [
+        ('fanotify = "no"', "fanotify"),
+        ('fan = "fatal"', "fan"),
+        ('journal-frozen = "ignore"', "journal-frozen"),
+    ],
+)
+def test_hazards_that_a_policy_cannot_set(folder: Folder, line: str, key: str) -> None:
+    folder.custom("a", f"[hazards]\n{line}")
+    assert list(folder.problems()) == [f"hazards.{key}"]
