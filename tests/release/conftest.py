@@ -50,7 +50,12 @@ class Bare:
         script = 'mkdir -p "$root/proc" && mount -t proc proc "$root/proc" && ' + prepare
         return subprocess.run(
             ["unshare", "--mount", "sh", "-c", f'{script} && exec chroot "$root" "$@"', "sh", *command],
-            env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "root": str(self.folder), "HOME": "/root", **more},
+            env={
+                "PATH": "/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+                "root": str(self.folder),
+                "HOME": "/root",
+                **more,
+            },
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
