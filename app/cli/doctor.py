@@ -7,7 +7,7 @@ import sys
 
 import click
 
-from app import cycle, extension
+from app import cycle, verify
 from app.cli.output import emit, json_option
 from app.cli.validate import compile_or_report
 from app.errors import Exit
@@ -45,7 +45,7 @@ def command(policies: tuple[str, ...], directory: str, as_json: bool) -> None:
     else:
         directory = os.path.abspath(directory)
         compiled = os.path.lexists(f"{directory}/stillframe/manifest.json")
-        plan = extension.load_plan(directory) if compiled else _UNPLANNED
+        plan = Plan.from_json(verify.load_plan_text(directory)) if compiled else _UNPLANNED
         freezing, found = cycle.inspect(plan, paths(), directory)
     fatal = sum(hazard.severity == hazards.FATAL for hazard in found)
     data = {
