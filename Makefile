@@ -7,11 +7,12 @@ SOURCES := $(shell find app policies -name "*.py" -o -name "*.toml") build/app.s
 	build/requirements-binary.txt
 ARGS ?=
 
-.PHONY: help demo test lint binary bench schema clean
+.PHONY: help demo test test-vm lint binary bench schema clean
 
 help:
 	@echo 'make demo     a whole cycle on a scratch volume, with the proof, in a few minutes'
 	@echo 'make test     every test; those that need root are skipped without it (ARGS="-k name" for some)'
+	@echo 'make test-vm  all that is shown on virtual machines; make test runs the short form of it'
 	@echo 'make lint     ruff, mypy, import-linter, shellcheck, and four shells over the generated scripts'
 	@echo 'make binary   dist/app, one file, checked against the source tree'
 	@echo 'make bench    how long writers stand still, against plain fsfreeze'
@@ -25,6 +26,10 @@ demo: dist/app
 test: dist/app
 	@build/bootstrap.sh
 	@$(VENV)/python -m pytest $(ARGS)
+
+test-vm: dist/app
+	@build/bootstrap.sh
+	@STILLFRAME_TEST_VM=full $(VENV)/python -m pytest -m vm $(ARGS) tests/vm
 
 lint:
 	@build/bootstrap.sh lint

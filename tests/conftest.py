@@ -38,8 +38,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("root") and os.geteuid() != 0:
             item.add_marker(pytest.mark.skip(reason="needs root"))
-        if item.get_closest_marker("vm") and "STILLFRAME_TEST_VM" not in os.environ:
-            item.add_marker(pytest.mark.skip(reason="needs a virtual machine (STILLFRAME_TEST_VM)"))
+        vm = item.get_closest_marker("vm")
+        if vm and vm.kwargs.get("form") == "full" and os.environ.get("STILLFRAME_TEST_VM") != "full":
+            item.add_marker(pytest.mark.skip(reason="of the full form only: make test-vm"))
 
 
 @pytest.fixture

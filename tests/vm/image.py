@@ -1,0 +1,277 @@
+"""What a test VM boots from: a cloud kernel, an initramfs of our own, a root without Python.
+
+All of it is made once and kept under ``.build/vm``; a disk is made again when the binary or a file in
+``guest/`` has changed. Needs root (debootstrap, loop mounts) and a Debian machine, whose own apt is
+asked for the packages.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import lzma
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests import scratch
+
+ROOT = Path(__file__).resolve().parents[2]
+CACHE = ROOT / ".build" / "vm"
+GUEST = Path(__file__).with_name("guest")
+
+PACKAGES = ("busybox", "e2fsprogs", "lvm2", "sqlite3", "util-linux")
+"""No xfsprogs: it brings Python. The disks are made out here, and log recovery is the kernel's."""
+
+MODULES = ("virtio_pci", "virtio_blk", "virtio_console", "xfs", "dm-mod", "dm-snapshot")
+
+ROOT_MEGABYTES = 700
+DATA_MEGABYTES = 320
+SWAP_MEGABYTES = 64
+
+
+class Unavailable(Exception):
+    """This machine cannot have such a VM; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """A kernel, its initramfs, and disks (raw, never written to) by kind of filesystem."""
+
+    kernel: Path
+    initramfs: Path
+    root: Path
+    data: Path
+    kind: str
+
+
+def build(kind: str, binary: Path) -> Image:
+    """The image with ``/`` on ``kind`` and a data disk of the same kind. Raises Unavailable."""
+    if os.geteuid() != 0:
+        raise Unavailable("needs root")
+    for program in ("qemu-system-x86_64", "qemu-img", "debootstrap", "busybox", f"mkfs.{kind}", "setpriv"):
+        if shutil.which(program, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin") is None:
+            raise Unavailable(f"needs {program}")
+    if "ID=debian\n" not in Path("/etc/os-release").read_text(encoding="utf-8"):
+        raise Unavailable("needs Debian's kernel packages")
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with (CACHE / "lock").open("w") as lock:
+        # Several sessions may share a tree: only one of them makes it.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        packages = _kernel_packages()
+        initramfs = _initramfs(packages)
+        root = _root_disk(kind, binary)
+        data = _made(f"data-{kind}.img", f"{DATA_MEGABYTES}", lambda path: _data_disk(kind, path))
+    return Image(packages / "vmlinuz", initramfs, root, data, kind)
+
+
+def _made(name: str, state: str, make: Callable[[Path], None]) -> Path:
+    """A file of the cache, made where it is missing or was made from another ``state``."""
+    path, stamp = CACHE / name, CACHE / f"{name}.state"
+    digest = hashlib.sha256(state.encode()).hexdigest()
+    if path.exists() and stamp.exists() and stamp.read_text(encoding="ascii") == digest:
+        return path
+    stamp.unlink(missing_ok=True)
+    if path.is_dir():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)
+    new = CACHE / f"{name}.new"
+    if new.is_dir():
+        shutil.rmtree(new)
+    make(new)
+    new.rename(path)
+    stamp.write_text(digest, encoding="ascii")
+    return path
+
+
+def _kernel_packages() -> Path:
+    """A folder with ``vmlinuz``, ``busybox`` (static) and the modules."""
+
+    def make(folder: Path) -> None:
+        folder.mkdir()
+        depends = _fetch("apt-cache", "depends", "linux-image-cloud-amd64")
+        found = re.search(r"Depends: (linux-image-\S+-cloud-amd64)", depends)
+        if not found:
+            raise Unavailable("apt knows no linux-image-cloud-amd64")
+        _fetch("apt-get", "download", "-o", "APT::Sandbox::User=root", found[1], "busybox-static", cwd=folder)
+        for package in list(folder.glob("*.deb")):
+            _run("dpkg-deb", "--extract", str(package), str(folder / "x"))
+            package.unlink()
+        next((folder / "x/boot").glob("vmlinuz-*")).rename(folder / "vmlinuz")
+        (folder / "x/bin/busybox").rename(folder / "busybox")
+        next((folder / "x/lib/modules").iterdir()).rename(folder / "modules")
+        shutil.rmtree(folder / "x")
+
+    return _made("kernel", "1", make)
+
+
+def _initramfs(packages: Path) -> Path:
+    inside = {"init": GUEST / "initramfs", "bin/busybox": packages / "busybox"}
+    state = "\n".join(
+        [*MODULES, inside["init"].read_text(encoding="utf-8"), str(packages.stat().st_mtime_ns)]
+    )
+
+    def make(path: Path) -> None:
+        with tempfile.TemporaryDirectory() as name:
+            tree = Path(name)
+            (tree / "bin").mkdir()
+            (tree / "modules").mkdir()
+            for target, source in inside.items():
+                shutil.copy(source, tree / target)
+            order = []
+            for module in _in_order(packages / "modules", MODULES):
+                order.append(f"{_plain_name(module)}.ko\n")
+                content = module.read_bytes()
+                if module.suffix == ".xz":
+                    content = lzma.decompress(content)
+                (tree / "modules" / order[-1].strip()).write_bytes(content)
+            (tree / "modules/order").write_text("".join(order), encoding="ascii")
+            names = "\n".join(str(p.relative_to(tree)) for p in sorted(tree.rglob("*")))
+            with path.open("wb") as file:
+                subprocess.run(
+                    ["busybox", "cpio", "-o", "-H", "newc"],
+                    cwd=tree, input=names.encode(), stdout=file, stderr=subprocess.DEVNULL, check=True,
+                )  # fmt: skip
+
+    return _made("initramfs", state, make)
+
+
+def _plain_name(module: Path) -> str:
+    return module.name.partition(".")[0]
+
+
+def _in_order(folder: Path, wanted: Sequence[str]) -> list[Path]:
+    """Files of the modules wanted and of what they need, each after what it needs itself."""
+    # The kernel takes - and _ in a module's name as the same.
+    files = {_plain_name(path).replace("-", "_"): path for path in folder.rglob("*.ko*")}
+    order: dict[Path, None] = {}
+
+    def add(name: str) -> None:
+        path = files.get(name.replace("-", "_"))
+        if path is None:
+            return  # built in
+        content = lzma.decompress(path.read_bytes()) if path.suffix == ".xz" else path.read_bytes()
+        found = re.search(rb"\0depends=([^\0]*)\0", content)
+        for needed in found[1].decode().split(",") if found else ():
+            if needed:
+                add(needed)
+        order.setdefault(path)
+
+    # The checksum's driver is asked for by name at run time, which no dependency says.
+    for name in ("crc32c_generic", *wanted):
+        add(name)
+    return list(order)
+
+
+def _root_archive() -> Path:
+    """The root's files but ours, as a tar archive."""
+    release = Path("/etc/os-release").read_text(encoding="utf-8")
+    suite = re.search(r"^VERSION_CODENAME=(\w+)", release, re.MULTILINE)
+    if not suite:
+        raise Unavailable("this Debian has no code name")
+
+    def make(path: Path) -> None:
+        mirror = _fetch("apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages")
+        with tempfile.TemporaryDirectory(dir=CACHE) as name:
+            tree = Path(name, "root")
+            include = f"--include={','.join(PACKAGES)}"
+            first = mirror.split()[:1]
+            try:
+                _fetch("debootstrap", "--variant=minbase", include, suite[1], str(tree), *first)
+            finally:
+                # Where debootstrap was interrupted these may still be mounted.
+                for inside in ("proc", "sys"):
+                    subprocess.run(["umount", "--quiet", str(tree / inside)], stderr=subprocess.DEVNULL)
+            for heavy in ("usr/share/doc", "usr/share/locale", "usr/share/man", "usr/share/info",
+                          "usr/lib/udev/hwdb.d", "var/cache/apt", "var/lib/apt/lists"):  # fmt: skip
+                shutil.rmtree(tree / heavy, ignore_errors=True)
+            python = sorted(tree.glob("usr/bin/python*"))
+            assert not python, f"the VM was to have no Python: {python}"
+            _run("tar", "--create", "--numeric-owner", f"--directory={tree}", f"--file={path}", ".")
+
+    return _made("root.tar", " ".join((suite[1], *PACKAGES)), make)
+
+
+def _root_disk(kind: str, binary: Path) -> Path:
+    archive = _root_archive()
+    ours = sorted(GUEST.iterdir())
+    state = [hashlib.sha256(path.read_bytes()).hexdigest() for path in (binary, Path(__file__), *ours)]
+
+    def make(path: Path) -> None:
+        with _mounted(kind, path, ROOT_MEGABYTES) as tree:
+            _run("tar", "--extract", "--numeric-owner", f"--directory={tree}", f"--file={archive}")
+            _furnish(tree, binary)
+
+    return _made(f"root-{kind}.img", f"{archive.stat().st_mtime_ns} {state}", make)
+
+
+def _furnish(tree: Path, binary: Path) -> None:
+    """Put in what is ours, and what a first boot would otherwise do."""
+    library = tree / "usr/local/lib/stillframe"
+    library.mkdir()
+    for name in ("boot", "agent"):
+        _install(GUEST / name, library / name, 0o755)
+    for name in ("writer", "take-snapshot", "orders-server", "orders-ctl"):
+        _install(GUEST / name, tree / "usr/local/bin" / name, 0o755)
+    _install(binary, tree / "usr/local/bin/app", 0o755)
+    _install(GUEST / "inittab", tree / "etc/inittab", 0o644)
+    init = tree / "sbin/init"
+    init.unlink(missing_ok=True)
+    init.symlink_to("/bin/busybox")
+    with (tree / "etc/passwd").open("a") as passwd, (tree / "etc/group").open("a") as group:
+        passwd.write("orders:x:900:900::/var/lib/orders:/bin/sh\n")
+        group.write("orders:x:900:\n")
+    for folder, owner in (("data", 0), ("srv/orders", 0), ("var/lib/orders", 900)):
+        (tree / folder).mkdir(parents=True)
+        os.chown(tree / folder, owner, owner)
+    swap = tree / "swapfile"
+    # Written in full: a swap file must have no holes.
+    swap.write_bytes(bytes(1 << 20) * SWAP_MEGABYTES)
+    swap.chmod(0o600)
+    _run("mkswap", str(swap))
+
+
+def _install(source: Path, target: Path, mode: int) -> None:
+    shutil.copy(source, target)
+    os.chown(target, 0, 0)
+    target.chmod(mode)
+
+
+def _data_disk(kind: str, path: Path) -> None:
+    with _mounted(kind, path, DATA_MEGABYTES):
+        pass
+
+
+@contextlib.contextmanager
+def _mounted(kind: str, path: Path, megabytes: int) -> Iterator[Path]:
+    """A new filesystem in a sparse file, mounted."""
+    with scratch.filesystem(kind, megabytes, below=CACHE) as volume:
+        yield volume.mount
+        # A second name, because the folder goes with the context; nobody looks before the unmount.
+        os.link(volume.image, path)
+
+
+def _run(*argv: str, cwd: Path | None = None) -> str:
+    environ = {**os.environ, "LC_ALL": "C", "PATH": os.environ.get("PATH", "") + ":/usr/sbin:/sbin"}
+    environ["DEBIAN_FRONTEND"] = "noninteractive"
+    done = subprocess.run(
+        argv, cwd=cwd, env=environ, stdin=subprocess.DEVNULL, capture_output=True, text=True
+    )
+    if done.returncode:
+        raise subprocess.CalledProcessError(done.returncode, argv, done.stdout, done.stderr)
+    return done.stdout
+
+
+def _fetch(*argv: str, cwd: Path | None = None) -> str:
+    """Run what asks a package server: its failure means that this machine cannot have a VM."""
+    try:
+        return _run(*argv, cwd=cwd)
+    except subprocess.CalledProcessError as error:
+        last = (error.stderr or error.stdout).strip().splitlines()[-1:]
+        raise Unavailable(f"{argv[0]} failed: {''.join(last)}") from error

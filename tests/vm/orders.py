@@ -1,0 +1,94 @@
+"""What runs in the guest: SQLite databases under a writer, a server that can be paused, their policies."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+from tests.vm.machine import Answer, Machine, Pending
+
+DATABASES = ("/srv/orders/orders.db", "/data/orders.db")
+"""On the root, and on the data disk."""
+
+SQLITE = f"""\
+version = 1
+name = "orders"
+extends = "sqlite"
+
+[settings]
+databases = {json.dumps(DATABASES)}
+
+"""
+
+PAUSABLE = """\
+version = 1
+name = "orders"
+extends = "example-custom"
+
+"""
+
+TAKEN_BY_HOST = """\
+[snapshot]
+provider = "command"
+argv = ["/usr/local/bin/take-snapshot"]
+deadline = 60
+"""
+
+
+def start_writer(machine: Machine) -> None:
+    """Commits to all databases, and into the ledger that the host keeps."""
+    for database in DATABASES:
+        make = "PRAGMA journal_mode=wal; CREATE TABLE ledger (number INTEGER PRIMARY KEY, body BLOB);"
+        machine.run(f"sqlite3 {database} '{make}'").checked()
+    machine.run(f"setsid writer {' '.join(DATABASES)} >/run/writer.out 2>&1 3>&- &").checked()
+    machine.wait_for_commits(3)
+
+
+def committed(machine: Machine, database: str) -> set[int]:
+    """Numbers of the commits in a database of the guest."""
+    output = machine.run(f"sqlite3 {database} 'SELECT number FROM ledger'").checked()
+    return {int(line) for line in output.split()}
+
+
+def start_server(machine: Machine) -> None:
+    """The server of ``example-custom``, run by its own user."""
+    machine.run(
+        "su orders -s /bin/sh -c 'exec setsid orders-server' </dev/null >/run/orders.out 2>&1 3>&- &"
+    ).checked()
+
+
+def start_cycle(machine: Machine, policy: str, seconds: float = 180) -> Pending:
+    """``app run`` in the guest with a policy of this text."""
+    machine.write("/etc/orders.toml", policy)
+    return machine.start("exec app run /etc/orders.toml --json 2>/run/run.err", seconds)
+
+
+def report(cycle: Pending, answer: Answer | None = None) -> dict[str, Any]:
+    """The report that ``app run --json`` printed, or is about to (``answer`` absent)."""
+    answer = answer or cycle.wait()
+    try:
+        found: dict[str, Any] = json.loads(answer.output)
+    except ValueError:
+        raise AssertionError(f"status {answer.status}: {answer.output}") from None
+    assert found["exit"] == answer.status
+    return found
+
+
+def journal(machine: Machine) -> list[dict[str, Any]]:
+    """The events of the hold so far; none before the first."""
+    lines = machine.run("cat /run/stillframe/journal 2>/dev/null || true").checked().splitlines()
+    return [json.loads(line) for line in lines if line.endswith("}")]
+
+
+def frozen_root(machine: Machine, seconds: float = 120) -> list[dict[str, Any]]:
+    """Wait until a hold has frozen /; its events so far."""
+    give_up = time.monotonic() + seconds
+    while True:
+        events = journal(machine)
+        # The journal of the hold before this one stands there until the next begins.
+        over = any(e["event"] == "end" for e in events)
+        if not over and any(e["event"] == "frozen" and e["mount"] == "/" for e in events):
+            return events
+        assert time.monotonic() < give_up, f"/ was not frozen within {seconds} s: {events[-3:]}"
+        time.sleep(0.1)

@@ -1,0 +1,69 @@
+"""A whole cycle with / frozen, the disks snapshotted from outside, a second VM started from them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import pytest
+
+from tests.vm import orders
+from tests.vm.image import Image
+from tests.vm.machine import Machine, booted
+
+pytestmark = [pytest.mark.vm, pytest.mark.slow, pytest.mark.timeout(900)]
+
+OURS = "/var/log/stillframe /var/lib/stillframe /usr/local/bin/app /swapfile /srv/orders"
+
+
+@pytest.mark.parametrize("kind", ["ext4", "xfs"])
+def test_snapshot_of_a_frozen_root_boots_and_proves(kind: str, vm_image: Callable[[str], Image]) -> None:
+    image = vm_image(kind)
+    with booted(image) as machine:
+        _is_what_it_should_be(machine, kind)
+        orders.start_writer(machine)
+        cycle = orders.start_cycle(machine, orders.SQLITE + orders.TAKEN_BY_HOST)
+        assert machine.asked() == "take"
+        # Whatever the host has heard of by now was committed before the snapshot began.
+        acknowledged = {number for number, _ in list(machine.ledger)}
+        blocked = machine.run("cat /proc/[0-9]*/stat 2>/dev/null | grep '(app) D' || true").checked()
+        frozen = [e["mount"] for e in orders.journal(machine) if e["event"] == "frozen"]
+        begun = time.monotonic()
+        snapshot = machine.snapshot()
+        took = time.monotonic() - begun
+        machine.tell("taken")
+        report = orders.report(cycle)
+        assert frozen == ["/data", "/"], "deepest first, / last"
+        assert blocked == "", "nothing of ours waits for the frozen disk"
+        assert report["achieved"] == "application", report
+        assert report["stuck"] == []
+        assert {f["mount"]: f["covers_snapshot"] for f in report["filesystems"]} == {"/data": True, "/": True}
+        assert machine.run("date >/written-after && sync /written-after").status == 0
+        machine.wait_for_commits(3)
+        assert machine.run("app report").checked(), "kept on the filesystem that was frozen"
+        print(f"boot {machine.boot_seconds:.1f} s, snapshot {took * 1000:.0f} ms")
+        with booted(image, snapshot) as second:
+            _proves(second, acknowledged)
+
+
+def _is_what_it_should_be(machine: Machine, kind: str) -> None:
+    """All that could block a cycle stands on the root, and no Python with it."""
+    types = [
+        machine.run(f"findmnt --noheadings --output FSTYPE {path}").checked().strip()
+        for path in ("/", "/run")
+    ]
+    assert types == [kind, "tmpfs"]
+    devices = machine.run(f"stat -c %d / {OURS}").checked().split()
+    assert len(devices) == 1 + len(OURS.split()) and len(set(devices)) == 1, devices
+    assert machine.run("swapon --show=NAME --noheadings").checked().strip() == "/swapfile"
+    assert machine.run("command -v python3 python").status != 0
+
+
+def _proves(machine: Machine, acknowledged: set[int]) -> None:
+    assert machine.run("touch /written && sync /written").status == 0, "a snapshot must not come up frozen"
+    for database, folder in zip(orders.DATABASES, ("/srv/orders", "/data"), strict=True):
+        assert acknowledged <= orders.committed(machine, database), "an acknowledged commit is missing"
+        policy = orders.SQLITE.replace(", ".join(f'"{d}"' for d in orders.DATABASES), f'"{database}"')
+        machine.write("/etc/orders.toml", policy)
+        proof = machine.run(f"app prove /etc/orders.toml --data {folder}")
+        assert proof.status == 0, proof.output
