@@ -280,3 +280,10 @@ def test_facts_are_json_and_never_a_filesystem_of_the_report(machine: Machine) -
     # The report takes whatever has a mount for a filesystem that was to be frozen.
     assert "mount" not in facts
     assert set(KINDS) >= {facts["name"]}
+
+
+def test_every_hazard_stands_in_the_readme_with_its_default() -> None:
+    lines = (Path(__file__).resolve().parents[4] / "README.md").read_text(encoding="utf-8").splitlines()
+    for name, kind in KINDS.items():
+        row = next(line for line in lines if line.startswith("| `") and f"`{name}`" in line.split("|")[1])
+        assert row.split("|")[2].strip().startswith(kind.severity), name
