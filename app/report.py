@@ -238,7 +238,9 @@ def _level(
         or (because and any(b.startswith("the hold") for b in because))
     ):
         achieved.append(base)
-    if base < Level.FILESYSTEM and not synced:
+    # A policy that asks for no freeze knows that its snapshot is atomic: what was written back before it
+    # counts. One that asked for a freeze and got none does not.
+    if base < Level.FILESYSTEM and (not synced or (unfrozen and plan.freeze.enabled)):
         achieved.append(base)
     return min(achieved), because
 

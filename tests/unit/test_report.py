@@ -150,11 +150,17 @@ def test_no_application_gives_filesystem_at_most() -> None:
     )
 
 
-@pytest.mark.parametrize(("synced", "level"), [(True, "application"), (False, "crash")])
-def test_without_a_freeze_the_writeback_must_have_been_asked_for(synced: bool, level: str) -> None:
+@pytest.mark.parametrize(
+    ("synced", "wanted", "level"),
+    [(True, False, "application"), (True, True, "crash"), (False, False, "crash"), (False, True, "crash")],
+)
+def test_without_a_freeze_only_a_writeback_that_the_policy_relies_on_counts(
+    synced: bool, wanted: bool, level: str
+) -> None:
     names = tuple(n for n in PERFECT if not n.endswith(":/v"))
     names = before(names, "snapshot_begin", "synced") if synced else names
-    report = achieved(before(names, "quiescing:db", "no_freeze"), no_freeze={"reason": "only root can"})
+    names = before(names, "quiescing:db", "no_freeze")
+    report = achieved(names, plan(application(), freeze=wanted), no_freeze={"reason": "only root can"})
     assert report["achieved"] == level
     assert any("only root can" in reason for reason in report["because"])
 
