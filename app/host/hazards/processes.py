@@ -141,12 +141,16 @@ def _stop(scene: Scene, process: Process) -> str:
 def _waiter(scene: Scene, process: Process) -> Iterator[Hazard]:
     """Name the filesystem by the descriptor that the waiting call writes to.
 
-    A call that waits by a path (an open) does not say which; then there is no finding.
+    A call that waits by a path (an open, an unlink) does not say which, even if a folder's descriptor
+    comes first in it: then there is no finding.
     """
     call = scene.read(f"/proc/{process.pid}/syscall").split(" ")
     if len(call) < 2 or not re.fullmatch(r"0x[0-9a-f]{1,8}", call[1]):
         return
     facts = scene.read(f"/proc/{process.pid}/fdinfo/{int(call[1], 16)}")
+    flags = re.search(r"^flags:\s*([0-7]+)", facts, re.MULTILINE)
+    if flags is None or not int(flags.group(1), 8) & (os.O_WRONLY | os.O_RDWR):
+        return
     identifier = re.search(r"^mnt_id:\s*(\d+)", facts, re.MULTILINE)
     mount = scene.frozen(scene.device_of_mount(int(identifier.group(1)), process.pid)) if identifier else None
     if mount is not None:

@@ -107,6 +107,9 @@ def test_frozen_by_somebody_else(machine: Machine) -> None:
     assert machine.find("/") == {}
     machine.write("/proc/77/syscall", "257 0xffffff9c 0x5649 0x241 0x1b6 0x0 0x0 0x0 0x0\n")
     assert machine.find("/srv") == {}, "an open does not say where"
+    machine.write("/proc/77/syscall", "263 0x3 0x5649 0x0 0x1b6 0x0 0x0 0x0 0x0\n")
+    machine.write("/proc/77/fdinfo/3", "pos:\t0\nflags:\t0200000\nmnt_id:\t24\n")
+    assert machine.find("/srv") == {}, "a folder's descriptor is only where the way begins"
 
 
 def test_guest_agent_that_froze(machine: Machine) -> None:
