@@ -216,7 +216,9 @@ def _mechanisms(application: Any) -> list[str]:
 
 def _remember(plan: Plan, paths: Paths) -> None:
     """Write the plan down for whoever has to recover; on disk if what it quiesces survives a reboot."""
-    history.write_private(paths.plan, plan.to_json())
+    # Whoever kills us in between must find the old one or the new one: recovering refuses half a plan.
+    history.write_private(f"{paths.plan}.new", plan.to_json())
+    os.rename(f"{paths.plan}.new", paths.plan)
     if any(a.recover for a in plan.applications):
         temporary = f"{paths.outstanding}.new"
         history.write_private(temporary, plan.to_json())
