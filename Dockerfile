@@ -8,10 +8,10 @@ COPY . .
 RUN apt-get update --quiet \
  && DEBIAN_FRONTEND=noninteractive apt-get install --yes --quiet --no-install-recommends \
       ca-certificates make python3 \
- && make dist/app
+ && make release
 
 FROM ${BASE}
-COPY --from=build /src/dist/app /usr/local/bin/app
+COPY --from=build /src/dist/release/app /usr/local/bin/app
 COPY policies /usr/share/stillframe/policies
 ENTRYPOINT ["/usr/local/bin/app"]
 CMD ["--help"]

@@ -7,7 +7,7 @@ SOURCES := $(shell find app policies -name "*.py" -o -name "*.toml") build/app.s
 	build/requirements-binary.txt
 ARGS ?=
 
-.PHONY: help demo test test-vm lint binary bench schema clean
+.PHONY: help demo test test-vm lint binary bench schema clean release reproduce
 
 help:
 	@echo 'make demo     a whole cycle on a scratch volume, with the proof, in a few minutes'
@@ -15,6 +15,8 @@ help:
 	@echo 'make test-vm  all that is shown on virtual machines; make test runs the short form of it'
 	@echo 'make lint     ruff, mypy, import-linter, shellcheck, and four shells over the generated scripts'
 	@echo 'make binary   dist/app, one file, checked against the source tree'
+	@echo 'make release  dist/release: one file for any Linux with glibc 2.17, packages, SBOM, checksums'
+	@echo 'make reproduce  build the release once more, offline, and compare every byte'
 	@echo 'make bench    how long writers stand still, against plain fsfreeze'
 	@echo 'make schema   write policies/policy.schema.json'
 	@echo 'make clean    remove what the others made'
@@ -41,6 +43,14 @@ binary: dist/app
 dist/app: $(SOURCES)
 	@build/bootstrap.sh binary
 	@build/binary.sh
+
+release:
+	@build/bootstrap.sh release
+	@build/release.sh
+	@$(VENV)/python build/smoke.py dist/release/app
+
+reproduce:
+	@build/reproduce.sh
 
 bench:
 	@build/bootstrap.sh test

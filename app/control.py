@@ -44,6 +44,28 @@ class Server:
         os.close(self._answer)
 
 
+def ask(paths: Paths, word: str) -> tuple[int, str] | None:
+    """Tell the holder a word, as the scripts do: its exit status and words, None if none answers."""
+    try:
+        control = os.open(paths.control, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    try:
+        # For reading and writing first, which never blocks; then for reading alone, so that a holder
+        # that dies ends the read.
+        both = os.open(paths.answer, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        answer = os.open(paths.answer, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        os.close(both)
+        os.write(control, f"{word}\n".encode())
+    except OSError:
+        return None
+    finally:
+        os.close(control)
+    with os.fdopen(answer, encoding="utf-8", errors="replace") as file:
+        status, _, words = file.readline().strip().partition(" ")
+    return (int(status), words) if status.isdigit() else None
+
+
 def remove(paths: Paths) -> None:
     """Remove FIFOs that a dead holder may have left."""
     _remove(paths.control)

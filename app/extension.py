@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable
 
-from app import cycle, hold, journal, recovery, verify
+from app import control, cycle, hold, journal, recovery, verify
 from app.aftermath import Aftermath, post_status
 from app.errors import Busy, Exit, LevelNotReached
 from app.freeze import Target
@@ -75,8 +75,12 @@ def pre(directory: str, paths: Paths, started: float, progress: Callable[[str], 
 def post(directory: str, paths: Paths, progress: Callable[[str], None]) -> int:
     """Release what is left, and say how the last hold ended: an exit status.
 
-    The script has asked the holder already, if there is one that answers.
+    The script has asked the holder already; whoever calls us without it has not.
     """
+    answered = control.ask(paths, "release")
+    if answered is not None:
+        progress(answered[1])
+        return answered[0]
     events = journal.read(paths.journal)
     begin = next((e for e in reversed(events) if e["event"] == "begin"), None)
     if begin is None:

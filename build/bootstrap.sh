@@ -2,7 +2,7 @@
 # Makes a bare Debian or Ubuntu machine able to build and test: packages by apt, then .venv.
 # Quick when all is there, safe to run again, and it starts no service and makes no cluster.
 #
-#   build/bootstrap.sh [binary|demo|lint|test]...   what is needed (all where nothing is named)
+#   build/bootstrap.sh [binary|demo|lint|release|test]...   what is needed (all but release where nothing is named)
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -48,6 +48,17 @@ EOF
         has mkfs.ext4 || echo e2fsprogs
         { has fsfreeze && has losetup; } || echo util-linux
         has mount || echo mount
+    fi
+    if wants release; then
+        has autoconf || echo autoconf
+        has automake || echo automake
+        has libtoolize || echo libtool
+        has patch || echo patch
+        has git || echo git
+        has objcopy || echo binutils
+        has rpm || echo rpm
+        has debootstrap || echo debootstrap
+        "$PYTHON" -m pip --version >/dev/null 2>&1 || echo python3-pip
     fi
     if wants test; then
         has mkfs.xfs || echo xfsprogs

@@ -52,7 +52,7 @@ check "ruff check" ruff check --quiet --output-format concise .
 check "ruff format" ruff format --quiet --diff .
 check mypy mypy --no-error-summary
 check imports lint-imports --no-cache
-check shellcheck shellcheck build/*.sh .ci/run
+check shellcheck shellcheck build/*.sh build/portable/*.sh .ci/run
 
 check schema published
 

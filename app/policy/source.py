@@ -38,16 +38,27 @@ class Document:
     root: Node
 
 
+# The release unpacks nothing: its loader lists and reads what is inside the file.
+_loader: Any = globals()["__loader__"]
+_inside = getattr(_loader, "list_data", None)
+
+
 def shipped_folder() -> Path:
-    """Where the shipped policies are: beside the package (tree, binary) or inside it (wheel)."""
-    here = Path(__file__).resolve()
-    candidates = (here.parents[2] / "policies", here.parents[1] / "policies")
-    return next((folder for folder in candidates if (folder / "filesystem.toml").is_file()), candidates[0])
+    """Where the shipped policies are: beside the package (tree, release) or inside it (wheel)."""
+    here = Path(__file__)
+    beside, within = here.parents[2] / "policies", here.parents[1] / "policies"
+    return within if not _inside and (within / "filesystem.toml").is_file() else beside
 
 
 def shipped_names() -> list[str]:
     """The names of the shipped policies, sorted."""
-    return sorted(path.stem for path in shipped_folder().glob("*.toml"))
+    folder = shipped_folder()
+    files = _inside(str(folder)) if _inside else [path.name for path in folder.glob("*.toml")]
+    return sorted(name.removesuffix(".toml") for name in files)
+
+
+def _read_shipped(path: str) -> bytes:
+    return bytes(_loader.get_data(path)) if _inside else read_file(path)
 
 
 def read_file(path: str) -> bytes:
@@ -71,7 +82,7 @@ def open_document(path: str, read: Read, findings: Findings) -> Document | None:
 def open_shipped(name: str, findings: Findings) -> Document | None:
     """Read and parse a shipped policy. It is part of this program: nobody's ``read`` judges it."""
     folder = shipped_folder()
-    return _parse(str(folder / f"{name}.toml"), f"policies/{name}.toml", str(folder), read_file, findings)
+    return _parse(str(folder / f"{name}.toml"), f"policies/{name}.toml", str(folder), _read_shipped, findings)
 
 
 def _parse(path: str, file: str, place: str, read: Read, findings: Findings) -> Document | None:

@@ -480,3 +480,13 @@ def test_writers_of_many_threads_lose_nothing(stage: Stage) -> None:
 def test_all_ten_published_errors_are_produced_here() -> None:
     text = Path(__file__).read_text()
     assert [name for name in FRAMEWORK_ERRORS if f'"{name}"' not in text] == []
+
+
+def test_post_called_by_hand_asks_the_holder(stage: Stage) -> None:
+    """Also without the script: the holder is asked, and a second time vouches for nothing."""
+    stage.compile()
+    assert subprocess.run(["sh", stage.azure / "stillframe/pre.sh"], check=False).returncode == 0
+    assert stage.is_held()
+    assert stage.run_app("post", "--config", stage.azure).returncode == 0
+    assert not stage.is_held()
+    assert stage.run_app("post", "--config", stage.azure).returncode == 1
