@@ -53,9 +53,9 @@ def committed(machine: Machine, database: str) -> set[int]:
 
 def start_server(machine: Machine) -> None:
     """The server of ``example-custom``, run by its own user."""
-    machine.run(
-        "su orders -s /bin/sh -c 'exec setsid orders-server' </dev/null >/run/orders.out 2>&1 3>&- &"
-    ).checked()
+    user = "setpriv --reuid=orders --regid=orders --clear-groups"
+    machine.run(f"{user} setsid orders-server </dev/null >/run/orders.out 2>&1 3>&- &").checked()
+    machine.run("until [ -s /var/lib/orders/journal ]; do sleep 0.05; done").checked()
 
 
 def start_cycle(machine: Machine, policy: str, seconds: float = 180) -> Pending:

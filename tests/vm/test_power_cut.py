@@ -40,7 +40,7 @@ def test_every_next_boot_is_clean(kind: str, vm_image: Callable[[str], Image]) -
     seed = int(os.environ.get("STILLFRAME_TEST_SEED", random.SystemRandom().randrange(1 << 32)))
     print(f"STILLFRAME_TEST_SEED={seed}")
     chance = random.Random(seed)
-    left_paused = 0
+    left_paused = left_frozen = 0
     with folder() as place:
         disks = Disks(place, {"root": image.root, "data": image.data}, kind)
         machine = Machine(image, disks)
@@ -48,28 +48,33 @@ def test_every_next_boot_is_clean(kind: str, vm_image: Callable[[str], Image]) -
             for number in range(CUTS):
                 # One in each part of the span, so that a few cuts cover it too.
                 instant = (number + chance.random()) / CUTS * SPAN
-                _cut_during_hold(machine, instant)
+                frozen = _cut_during_hold(machine, instant, chance.uniform(0, 0.3))
+                left_frozen += bool(frozen)
                 machine = Machine(image, disks)
                 left = machine.run("cat /run/found-at-boot").checked().strip()
                 left_paused += left == "paused"
-                print(
-                    f"cut {instant:.2f} s into a hold: {left} on disk, booted in {machine.boot_seconds:.1f} s"
-                )
+                print(f"cut {instant:.2f} s into a hold, frozen: {frozen}; found {left}, "
+                      f"booted in {machine.boot_seconds:.1f} s")  # fmt: skip
                 _is_clean(machine)
             assert machine.run("app status").status == 0
         finally:
             machine.close()
+    assert left_frozen, "no cut came while / was frozen: nothing was shown"
     assert left_paused, "no cut came while the application was paused: nothing was shown"
 
 
-def _cut_during_hold(machine: Machine, instant: float) -> None:
+def _cut_during_hold(machine: Machine, instant: float, further: float) -> list[str]:
+    """Cut the power so many seconds into a hold; what was frozen at that moment or just before."""
     orders.start_server(machine)
     machine.run("rm -f /run/stillframe/journal").checked()
     orders.start_cycle(machine, orders.PAUSABLE + REHEARSAL)
-    begun = machine.run("until grep -qs begin /run/stillframe/journal; do sleep 0.05; done", 120)
-    begun.checked()
+    machine.run("until grep -qs begin /run/stillframe/journal; do sleep 0.05; done", 120).checked()
     time.sleep(instant)
+    events = orders.journal(machine)
+    time.sleep(further)
     machine.close()
+    thawed = {e["mount"] for e in events if e["event"] == "thawed"}
+    return [e["mount"] for e in events if e["event"] == "frozen" and e["mount"] not in thawed]
 
 
 def _is_clean(machine: Machine) -> None:
