@@ -77,7 +77,7 @@ class Holder:
 
     def run(self) -> None:
         """Serve until everything is released and whoever asked has been told."""
-        stay_resident()
+        stay_resident(everything=False)
         self._journal.note("process", role="holder", pid=os.getpid())
         self._start_watchdog()
         self._keepers.spawn()
@@ -96,7 +96,8 @@ class Holder:
         names = [t.mount.path for t in self._targets]
 
         def body(channel: socket.socket) -> None:
-            stay_resident()
+            # The last resort must not have to read its own code from a disk that hangs.
+            stay_resident(everything=True)
             aftermath = Aftermath(self._plan, self._journal, self._paths)
             Watchdog(channel, holder, descriptors, self._journal.note, names, aftermath.conclude).watch()
 

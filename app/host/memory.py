@@ -6,16 +6,19 @@ import ctypes
 import os
 
 MCL_CURRENT = 1
-MCL_FUTURE = 2
-"""include/uapi/asm-generic/mman.h"""
+MCL_ONFAULT = 4
+"""include/uapi/asm-generic/mman.h; MCL_ONFAULT since Linux 4.4 (mlockall(2))."""
 
 
-def stay_resident() -> None:
+def stay_resident(*, everything: bool) -> None:
     """Lock this process in memory and keep it from the OOM killer, as far as we are allowed to.
 
-    Never raises: without the right, the kernel decides as for any other process.
+    ``everything``: also what was never touched yet, which costs some MB; otherwise what is in memory
+    now. Never raises: without the right, the kernel decides as for any other process.
     """
-    ctypes.CDLL(None, use_errno=True).mlockall(MCL_CURRENT)
+    libc = ctypes.CDLL(None, use_errno=True)
+    if everything or libc.mlockall(MCL_CURRENT | MCL_ONFAULT) != 0:
+        libc.mlockall(MCL_CURRENT)
     try:
         with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
             file.write("-1000" if os.geteuid() == 0 else "0")
