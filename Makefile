@@ -55,6 +55,7 @@ reproduce:
 bench:
 	@build/bootstrap.sh test
 	@$(VENV)/python -m tests.bench $(ARGS)
+	@[ ! -x dist/release/app ] || $(VENV)/python -m tests.release.measure
 
 schema:
 	@build/bootstrap.sh lint

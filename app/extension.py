@@ -46,7 +46,7 @@ def pre(directory: str, paths: Paths, started: float, progress: Callable[[str], 
     _rotate(paths)
     _, dangers = cycle.inspect(plan, paths, directory)
     cycle.heed(dangers, progress)
-    rollback = max((a.timing.release for a in plan.applications), default=0.0)
+    rollback = max((a.timing.release for a in plan.applications if a.has_steps), default=0.0)
     targets: list[Target] = []
     if not plan.freeze.enabled:
         targets, _, _ = cycle.targets_for(plan)

@@ -54,6 +54,7 @@ EOF
         has automake || echo automake
         has libtoolize || echo libtool
         has patch || echo patch
+        has xz || echo xz-utils
         has git || echo git
         has objcopy || echo binutils
         has rpm || echo rpm

@@ -490,3 +490,12 @@ def test_post_called_by_hand_asks_the_holder(stage: Stage) -> None:
     assert stage.run_app("post", "--config", stage.azure).returncode == 0
     assert not stage.is_held()
     assert stage.run_app("post", "--config", stage.azure).returncode == 1
+
+
+def test_a_policy_without_an_application(stage: Stage) -> None:
+    """Nothing is quiesced, so there is nothing that could take too long."""
+    stage.compile('version = 1\nname = "plain"\nextends = "filesystem"\n', framework="timeout_seconds = 10")
+    assert subprocess.run(["sh", stage.azure / "stillframe/pre.sh"], check=False).returncode == 0, stage.log(
+        "pre"
+    )
+    assert subprocess.run(["sh", stage.azure / "stillframe/post.sh"], check=False).returncode == 0

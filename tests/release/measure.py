@@ -5,6 +5,8 @@ python -m tests.release.measure [BINARY]     prints one line a figure; exit 1 wh
 
 from __future__ import annotations
 
+import json
+import os
 import statistics
 import subprocess
 import sys
@@ -27,6 +29,25 @@ def start_times(commands: dict[str, list[str]]) -> dict[str, float]:
             subprocess.run(command, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL, check=True)
             taken[name].append((time.perf_counter() - began) * 1000)
     return {name: statistics.median(times) for name, times in taken.items()}
+
+
+def resident(binary: str, folder: str) -> dict[str, float]:
+    """Resident memory in MB of the processes of a hold that ``pre.sh`` leaves behind, by their roles."""
+    policy = Path(folder, "held.toml")
+    policy.write_text(POLICY + "[freeze]\nenabled = false\n", encoding="utf-8")
+    azure, environ = f"{folder}/held", {**os.environ, "STILLFRAME_PREFIX": f"{folder}/prefix"}
+    where = Path(binary).resolve()
+    subprocess.run(
+        [binary, "compile", policy, "--out", azure, "--binary", where], check=True, stdout=subprocess.DEVNULL
+    )
+    subprocess.run(["sh", f"{azure}/stillframe/pre.sh"], check=True, env=environ)
+    try:
+        said = subprocess.run([binary, "status", "--json"], check=True, env=environ, capture_output=True)
+        pids = {entry["role"]: entry["pid"] for entry in json.loads(said.stdout)["processes"]}
+        lines = {role: Path(f"/proc/{pid}/status").read_text(encoding="ascii") for role, pid in pids.items()}
+    finally:
+        subprocess.run(["sh", f"{azure}/stillframe/post.sh"], check=True, env=environ)
+    return {role: int(text.split("VmRSS:")[1].split()[0]) / 1000 for role, text in lines.items()}
 
 
 def main(binary: str) -> int:
@@ -52,11 +73,14 @@ def main(binary: str) -> int:
                 "app pre --help": [binary, "pre", "--help"],
             }
         )
+        kept = resident(binary, folder)
     say("size", Path(binary).stat().st_size / 1e6, "MB", 11)
     print(f"{bare:<28} {times[bare]:8.1f} ms")
     limits = {"app --version": 6, "app validate": 15, "app compile": 15, "app pre --help": 15}
     for name, limit in limits.items():
         say(f"{name} ({times[name]:.0f} ms)", times[name] / times[bare], "times", limit)
+    say("holder and watchdog, resident", kept["holder"] + kept["watchdog"], "MB", 40)
+    print(f"  of which holder {kept['holder']:.1f} MB, watchdog {kept['watchdog']:.1f} MB")
     return 1 if wrong else 0
 
 
