@@ -46,7 +46,6 @@ def pre(directory: str, paths: Paths, started: float, progress: Callable[[str], 
     _rotate(paths)
     _, dangers = cycle.inspect(plan, paths, directory)
     cycle.heed(dangers, progress)
-    rollback = max((a.timing.release for a in plan.applications if a.has_steps), default=0.0)
     targets: list[Target] = []
     if not plan.freeze.enabled:
         targets, _, _ = cycle.targets_for(plan)
@@ -55,7 +54,7 @@ def pre(directory: str, paths: Paths, started: float, progress: Callable[[str], 
         "pre",
         paths=paths,
         targets=targets,
-        give_up_at=started + plan.framework.timeout_seconds - rollback - MARGIN,
+        give_up_at=started + plan.framework.timeout_seconds - rollback_seconds(plan) - MARGIN,
         sync_only=bool(targets),
     )
     cycle.note_hazards(held, dangers)
@@ -70,6 +69,15 @@ def pre(directory: str, paths: Paths, started: float, progress: Callable[[str], 
         f"Pre-ScriptExecutionFailed: {'; '.join(dict.fromkeys(reasons))}",
         "app report shows every step of this attempt",
     )
+
+
+def rollback_seconds(plan: Plan) -> float:
+    """How long undoing a hold may take: releases that wait for each other, one after the other."""
+    ends: dict[str, float] = {}
+    for application in plan.applications:  # in the order of ``after``
+        before = max((ends.get(name, 0.0) for name in application.after), default=0.0)
+        ends[application.name] = before + (application.timing.release if application.has_steps else 0.0)
+    return max(ends.values(), default=0.0)
 
 
 def post(directory: str, paths: Paths, progress: Callable[[str], None]) -> int:
