@@ -54,6 +54,9 @@ EOF
         has automake || echo automake
         has libtoolize || echo libtool
         has patch || echo patch
+        # pip asks PyInstaller's source for its name, which tries to compile its bootloader.
+        has gcc || echo gcc libc6-dev
+        [ -e /usr/include/zlib.h ] || echo zlib1g-dev
         has xz || echo xz-utils
         has git || echo git
         has objcopy || echo binutils
