@@ -64,11 +64,9 @@ def open_targets(mounts: Sequence[Mount]) -> list[Target]:
 class Hold:
     """A hold that this process started; it ends with this process, unless it is detached."""
 
-    def __init__(self, holder: Child, alive: int, plan: Plan, paths: Paths, notes: Journal) -> None:
+    def __init__(self, holder: Child, alive: int, notes: Journal) -> None:
         self._holder = holder
         self._alive = alive
-        self._plan = plan
-        self._paths = paths
         self._died = False
         self.notes = notes
         self.broken = ""
@@ -206,7 +204,7 @@ def start(
     also = [notes.descriptor, kept, *(t.descriptor for t in targets)]
     holder = fork_child(body, session=True, also_keep=also)
     os.close(kept)
-    return Hold(holder, alive, plan, paths, notes)
+    return Hold(holder, alive, notes)
 
 
 def _mechanisms(application: Any) -> list[str]:

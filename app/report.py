@@ -231,7 +231,7 @@ def _level(
             achieved.append(base)
             because.append(f"{application['name']}: {'; '.join(application['because'])}")
         else:
-            achieved.append(_own_level(plan, application["name"], base))
+            achieved.append(_own_level(plan, application["name"]))
     if (
         broken
         or not any(a.has_steps for a in plan.applications)
@@ -245,7 +245,7 @@ def _level(
     return min(achieved), because
 
 
-def _own_level(plan: Plan, name: str, base: Level) -> Level:
+def _own_level(plan: Plan, name: str) -> Level:
     application = next(a for a in plan.applications if a.name == name)
     return application.level if application.has_steps else Level.APPLICATION
 

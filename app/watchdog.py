@@ -72,7 +72,7 @@ class Watchdog:
         self._kill(self._holder)
         self._note("watchdog", reason=reason)
         self._thaw()
-        if self._frozen and self._holder_ended(HOLDERS_GRACE):
+        if self._frozen and _ended(self._holder, HOLDERS_GRACE):
             # Its last FIFREEZE may have come back only now, or never have begun.
             self._thaw()
         self._end_processes()
@@ -127,7 +127,7 @@ class Watchdog:
             thread.join(max(0.0, end - time.monotonic()))
 
     def _thaw_one(self, number: int) -> None:
-        gone = self._holder_ended(0)
+        gone = _ended(self._holder)
         try:
             fcntl.ioctl(self._descriptors[number], _FITHAW, 0)
         except OSError as error:
@@ -142,14 +142,9 @@ class Watchdog:
     def _thaw_late(self) -> None:
         """A FIFREEZE of the dead holder may still hang in the kernel and succeed later."""
         while self._frozen:
-            if self._holder_ended(0.25):
+            if _ended(self._holder, 0.25):
                 time.sleep(0.02)  # a FITHAW that fails for good must not keep a processor busy
             self._thaw()
-
-    def _holder_ended(self, seconds: float) -> bool:
-        poll = select.poll()
-        poll.register(self._holder, select.POLLIN)
-        return bool(poll.poll(seconds * 1000))
 
     def _end_processes(self) -> None:
         end = time.monotonic() + KEEPERS_GRACE
@@ -177,7 +172,8 @@ class Watchdog:
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
 
 
-def _ended(pidfd: int) -> bool:
+def _ended(pidfd: int, seconds: float = 0.0) -> bool:
+    """Whether the whole process has ended, waiting ``seconds`` at most."""
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
-    return bool(poll.poll(0))
+    return bool(poll.poll(seconds * 1000))
