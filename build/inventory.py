@@ -70,8 +70,10 @@ def linked(work: Path) -> Iterator[Part]:
         if key == "python":
             # Of code by others inside it: libmpdec, HACL*, mimalloc and more.
             text += "\n\n" + (work / "build/python/Doc/license.rst").read_text(encoding="utf-8")
-        source = Path(place).name.partition("_")[0]
-        yield Part(name, found[1], licence, text, sha256, f"pkg:deb/debian/{source}?arch=source", "linked in")
+        source, _, upstream = Path(place).name.partition("_")
+        upstream = upstream.partition(".orig.")[0].replace("+", "%2B")
+        purl = f"pkg:deb/debian/{source}@{upstream}?arch=source"
+        yield Part(name, found[1], licence, text, sha256, purl, "linked in")
     zig = metadata.distribution("ziglang")
     text = Path(str(zig.locate_file("ziglang/LICENSE"))).read_text(encoding="utf-8")
     yield Part("compiler-rt", zig.version, "MIT", text, note="the compiler's own runtime, linked in")
