@@ -53,6 +53,17 @@ class Image:
 
 def build(kind: str, binary: Path) -> Image:
     """The image with ``/`` on ``kind`` and a data disk of the same kind. Raises Unavailable."""
+    with cache(kind):
+        packages = kernel_packages()
+        initramfs = initramfs_of(packages)
+        root = _root_disk(kind, binary)
+        data = data_disk(kind)
+    return Image(packages / "vmlinuz", initramfs, root, data, kind)
+
+
+@contextlib.contextmanager
+def cache(kind: str) -> Iterator[None]:
+    """The cache, ours alone for as long as the context lasts. Raises Unavailable."""
     if os.geteuid() != 0:
         raise Unavailable("needs root")
     for program in ("qemu-system-x86_64", "qemu-img", "debootstrap", "busybox", f"mkfs.{kind}", "setpriv"):
@@ -64,14 +75,10 @@ def build(kind: str, binary: Path) -> Image:
     with (CACHE / "lock").open("w") as lock:
         # Several sessions may share a tree: only one of them makes it.
         fcntl.flock(lock, fcntl.LOCK_EX)
-        packages = _kernel_packages()
-        initramfs = _initramfs(packages)
-        root = _root_disk(kind, binary)
-        data = _made(f"data-{kind}.img", f"{DATA_MEGABYTES}", lambda path: _data_disk(kind, path))
-    return Image(packages / "vmlinuz", initramfs, root, data, kind)
+        yield
 
 
-def _made(name: str, state: str, make: Callable[[Path], None]) -> Path:
+def made(name: str, state: str, make: Callable[[Path], None]) -> Path:
     """A file of the cache, made where it is missing or was made from another ``state``."""
     path, stamp = CACHE / name, CACHE / f"{name}.state"
     digest = hashlib.sha256(state.encode()).hexdigest()
@@ -90,28 +97,28 @@ def _made(name: str, state: str, make: Callable[[Path], None]) -> Path:
     return path
 
 
-def _kernel_packages() -> Path:
+def kernel_packages() -> Path:
     """A folder with ``vmlinuz``, ``busybox`` (static) and the modules."""
 
     def make(folder: Path) -> None:
         folder.mkdir()
-        depends = _fetch("apt-cache", "depends", "linux-image-cloud-amd64")
+        depends = fetch("apt-cache", "depends", "linux-image-cloud-amd64")
         found = re.search(r"Depends: (linux-image-\S+-cloud-amd64)", depends)
         if not found:
             raise Unavailable("apt knows no linux-image-cloud-amd64")
-        _fetch("apt-get", "download", "-o", "APT::Sandbox::User=root", found[1], "busybox-static", cwd=folder)
+        fetch("apt-get", "download", "-o", "APT::Sandbox::User=root", found[1], "busybox-static", cwd=folder)
         for package in list(folder.glob("*.deb")):
-            _run("dpkg-deb", "--extract", str(package), str(folder / "x"))
+            run("dpkg-deb", "--extract", str(package), str(folder / "x"))
             package.unlink()
         next((folder / "x/boot").glob("vmlinuz-*")).rename(folder / "vmlinuz")
         (folder / "x/bin/busybox").rename(folder / "busybox")
         next((folder / "x/lib/modules").iterdir()).rename(folder / "modules")
         shutil.rmtree(folder / "x")
 
-    return _made("kernel", "1", make)
+    return made("kernel", "1", make)
 
 
-def _initramfs(packages: Path) -> Path:
+def initramfs_of(packages: Path) -> Path:
     inside = {"init": GUEST / "initramfs", "bin/busybox": packages / "busybox"}
     state = "\n".join(
         [*MODULES, inside["init"].read_text(encoding="utf-8"), str(packages.stat().st_mtime_ns)]
@@ -125,8 +132,8 @@ def _initramfs(packages: Path) -> Path:
             for target, source in inside.items():
                 shutil.copy(source, tree / target)
             order = []
-            for module in _in_order(packages / "modules", MODULES):
-                order.append(f"{_plain_name(module)}.ko\n")
+            for module in modules_in_order(packages / "modules", MODULES):
+                order.append(f"{plain_name(module)}.ko\n")
                 content = module.read_bytes()
                 if module.suffix == ".xz":
                     content = lzma.decompress(content)
@@ -139,17 +146,17 @@ def _initramfs(packages: Path) -> Path:
                     cwd=tree, input=names.encode(), stdout=file, stderr=subprocess.DEVNULL, check=True,
                 )  # fmt: skip
 
-    return _made("initramfs", state, make)
+    return made("initramfs", state, make)
 
 
-def _plain_name(module: Path) -> str:
+def plain_name(module: Path) -> str:
     return module.name.partition(".")[0]
 
 
-def _in_order(folder: Path, wanted: Sequence[str]) -> list[Path]:
+def modules_in_order(folder: Path, wanted: Sequence[str]) -> list[Path]:
     """Files of the modules wanted and of what they need, each after what it needs itself."""
     # The kernel takes - and _ in a module's name as the same.
-    files = {_plain_name(path).replace("-", "_"): path for path in folder.rglob("*.ko*")}
+    files = {plain_name(path).replace("-", "_"): path for path in folder.rglob("*.ko*")}
     order: dict[Path, None] = {}
 
     def add(name: str) -> None:
@@ -169,61 +176,82 @@ def _in_order(folder: Path, wanted: Sequence[str]) -> list[Path]:
     return list(order)
 
 
-def _root_archive() -> Path:
-    """The root's files but ours, as a tar archive."""
+def root_archive(
+    name: str = "root.tar", packages: Sequence[str] = PACKAGES, unpacked: Sequence[str] = ()
+) -> Path:
+    """The root's files but ours, as a tar archive.
+
+    ``unpacked``: packages whose files alone are wanted, without what else they ask for.
+    """
     release = Path("/etc/os-release").read_text(encoding="utf-8")
     suite = re.search(r"^VERSION_CODENAME=(\w+)", release, re.MULTILINE)
     if not suite:
         raise Unavailable("this Debian has no code name")
 
     def make(path: Path) -> None:
-        mirror = _fetch("apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages")
-        with tempfile.TemporaryDirectory(dir=CACHE) as name:
-            tree = Path(name, "root")
-            include = f"--include={','.join(PACKAGES)}"
+        mirror = fetch("apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages")
+        with tempfile.TemporaryDirectory(dir=CACHE) as scratch_folder:
+            tree = Path(scratch_folder, "root")
+            include = f"--include={','.join(packages)}"
             first = mirror.split()[:1]
             try:
-                _fetch("debootstrap", "--variant=minbase", include, suite[1], str(tree), *first)
+                fetch("debootstrap", "--variant=minbase", include, suite[1], str(tree), *first)
             finally:
                 # Where debootstrap was interrupted these may still be mounted.
                 for inside in ("proc", "sys"):
                     subprocess.run(["umount", "--quiet", str(tree / inside)], stderr=subprocess.DEVNULL)
+            if unpacked:
+                fetch("apt-get", "download", "-o", "APT::Sandbox::User=root", *unpacked, cwd=tree.parent)
+            for package in tree.parent.glob("*.deb"):
+                _unpack(package, tree)
             for heavy in ("usr/share/doc", "usr/share/locale", "usr/share/man", "usr/share/info",
                           "usr/lib/udev/hwdb.d", "var/cache/apt", "var/lib/apt/lists"):  # fmt: skip
                 shutil.rmtree(tree / heavy, ignore_errors=True)
             python = sorted(tree.glob("usr/bin/python*"))
             assert not python, f"the VM was to have no Python: {python}"
-            _run("tar", "--create", "--numeric-owner", f"--directory={tree}", f"--file={path}", ".")
+            run("tar", "--create", "--numeric-owner", f"--directory={tree}", f"--file={path}", ".")
 
-    return _made("root.tar", " ".join((suite[1], *PACKAGES)), make)
+    return made(name, " ".join((suite[1], *packages, *unpacked)), make)
+
+
+def _unpack(package: Path, tree: Path) -> None:
+    # dpkg-deb --extract would put folders in the place of links such as /sbin.
+    with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", package], stdout=subprocess.PIPE) as files:
+        extract = ["tar", "--extract", "--numeric-owner", "--keep-directory-symlink", f"--directory={tree}"]
+        subprocess.run(extract, stdin=files.stdout, check=True)
 
 
 def _root_disk(kind: str, binary: Path) -> Path:
-    archive = _root_archive()
-    ours = sorted(GUEST.iterdir())
+    archive = root_archive()
+    ours = sorted(path for path in GUEST.iterdir() if path.is_file())
     state = [hashlib.sha256(path.read_bytes()).hexdigest() for path in (binary, Path(__file__), *ours)]
 
     def make(path: Path) -> None:
-        with _mounted(kind, path, ROOT_MEGABYTES) as tree:
-            _run("tar", "--extract", "--numeric-owner", f"--directory={tree}", f"--file={archive}")
+        with mounted(kind, path, ROOT_MEGABYTES) as tree:
+            run("tar", "--extract", "--numeric-owner", f"--directory={tree}", f"--file={archive}")
             _furnish(tree, binary)
 
-    return _made(f"root-{kind}.img", f"{archive.stat().st_mtime_ns} {state}", make)
+    return made(f"root-{kind}.img", f"{archive.stat().st_mtime_ns} {state}", make)
 
 
 def _furnish(tree: Path, binary: Path) -> None:
     """Put in what is ours, and what a first boot would otherwise do."""
-    library = tree / "usr/local/lib/stillframe"
-    library.mkdir()
-    for name in ("boot", "agent"):
-        _install(GUEST / name, library / name, 0o755)
-    for name in ("writer", "take-snapshot", "orders-server", "orders-ctl"):
-        _install(GUEST / name, tree / "usr/local/bin" / name, 0o755)
-    _install(binary, tree / "usr/local/bin/app", 0o755)
-    _install(GUEST / "inittab", tree / "etc/inittab", 0o644)
+    furnish(tree)
+    install(GUEST / "boot", tree / "usr/local/lib/stillframe/boot", 0o755)
+    install(binary, tree / "usr/local/bin/app", 0o755)
+    install(GUEST / "inittab", tree / "etc/inittab", 0o644)
     init = tree / "sbin/init"
     init.unlink(missing_ok=True)
     init.symlink_to("/bin/busybox")
+
+
+def furnish(tree: Path) -> None:
+    """Put in what every guest has, whatever its init: the agent, the applications, swap."""
+    library = tree / "usr/local/lib/stillframe"
+    library.mkdir()
+    install(GUEST / "agent", library / "agent", 0o755)
+    for name in ("writer", "take-snapshot", "orders-server", "orders-ctl"):
+        install(GUEST / name, tree / "usr/local/bin" / name, 0o755)
     with (tree / "etc/passwd").open("a") as passwd, (tree / "etc/group").open("a") as group:
         passwd.write("orders:x:900:900::/var/lib/orders:/bin/sh\n")
         group.write("orders:x:900:\n")
@@ -234,22 +262,27 @@ def _furnish(tree: Path, binary: Path) -> None:
     # Written in full: a swap file must have no holes.
     swap.write_bytes(bytes(1 << 20) * SWAP_MEGABYTES)
     swap.chmod(0o600)
-    _run("mkswap", str(swap))
+    run("mkswap", str(swap))
 
 
-def _install(source: Path, target: Path, mode: int) -> None:
+def install(source: Path, target: Path, mode: int) -> None:
     shutil.copy(source, target)
     os.chown(target, 0, 0)
     target.chmod(mode)
 
 
-def _data_disk(kind: str, path: Path) -> None:
-    with _mounted(kind, path, DATA_MEGABYTES):
-        pass
+def data_disk(kind: str) -> Path:
+    """An empty disk with a filesystem."""
+
+    def make(path: Path) -> None:
+        with mounted(kind, path, DATA_MEGABYTES):
+            pass
+
+    return made(f"data-{kind}.img", f"{DATA_MEGABYTES}", make)
 
 
 @contextlib.contextmanager
-def _mounted(kind: str, path: Path, megabytes: int) -> Iterator[Path]:
+def mounted(kind: str, path: Path, megabytes: int) -> Iterator[Path]:
     """A new filesystem in a sparse file, mounted."""
     with scratch.filesystem(kind, megabytes, below=CACHE) as volume:
         yield volume.mount
@@ -257,7 +290,7 @@ def _mounted(kind: str, path: Path, megabytes: int) -> Iterator[Path]:
         os.link(volume.image, path)
 
 
-def _run(*argv: str, cwd: Path | None = None) -> str:
+def run(*argv: str, cwd: Path | None = None) -> str:
     environ = {**os.environ, "LC_ALL": "C", "PATH": os.environ.get("PATH", "") + ":/usr/sbin:/sbin"}
     environ["DEBIAN_FRONTEND"] = "noninteractive"
     done = subprocess.run(
@@ -268,10 +301,10 @@ def _run(*argv: str, cwd: Path | None = None) -> str:
     return done.stdout
 
 
-def _fetch(*argv: str, cwd: Path | None = None) -> str:
+def fetch(*argv: str, cwd: Path | None = None) -> str:
     """Run what asks a package server: its failure means that this machine cannot have a VM."""
     try:
-        return _run(*argv, cwd=cwd)
+        return run(*argv, cwd=cwd)
     except subprocess.CalledProcessError as error:
         last = (error.stderr or error.stdout).strip().splitlines()[-1:]
         raise Unavailable(f"{argv[0]} failed: {''.join(last)}") from error
