@@ -5,22 +5,34 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from collections.abc import Mapping
 
-from app import control, history, journal, report
+from app import answers, control, history, journal, report
 from app.errors import Exit, StillframeError
 from app.journal import Journal
 from app.mechanisms import StepFailed, Waiter
 from app.paths import Paths
 from app.plan import Application, Plan
 from app.recipe import Recipe
+from app.template import mentioned
 
 
-def undo(application: Application, notes: Journal, deadline: float) -> bool:
-    """Run ``recover`` of an application whose session is gone; False (and noted) if that fails."""
+def undo(application: Application, notes: Journal, deadline: float, saved: Mapping[str, str]) -> bool:
+    """Run ``recover`` of an application whose session is gone; False (and noted) if that fails.
+
+    ``saved``: the answers of its steps. A step that needs one that never came is left out: what would
+    have come after that answer was never done either.
+    """
     recipe = Recipe(application.mechanisms, Waiter(), lambda pid: None)
+    recipe.saved.update(saved)
+    steps = [
+        s
+        for s in application.recover
+        if recipe.applies(s) and (not s.staged or mentioned(s.do) <= saved.keys())
+    ]
     try:
-        recipe.connect(application.recover, deadline)
-        recipe.perform(application.recover, deadline)
+        recipe.connect(steps, deadline)
+        recipe.perform(steps, deadline)
     except (StepFailed, StillframeError, OSError) as error:
         notes.note("undo_failed", app=application.name, reason=str(error))
         return False
@@ -41,13 +53,22 @@ class Aftermath:
     def conclude(self, reason: str) -> None:
         """For the watchdog and for ``recover``: everything is thawed; release, report, tidy up."""
         self._notes.note("broken", reason=reason)
-        left = set(journal.quiesced_applications(journal.read(self._paths.journal)))
+        events = journal.read(self._paths.journal)
+        left = set(journal.quiesced_applications(events))
         for application in reversed(self._plan.applications):
             if application.name in left:
-                undo(application, self._notes, time.monotonic() + application.timing.release)
+                saved = journal.saved_answers(events, application.name) or self._kept(application)
+                undo(application, self._notes, time.monotonic() + application.timing.release, saved)
         self._notes.note("end")
         self.write()
         self.clear()
+
+    def _kept(self, application: Application) -> dict[str, str]:
+        try:
+            return answers.kept(self._paths, application.name)
+        except (StillframeError, OSError, ValueError) as error:
+            self._notes.note("undo_failed", app=application.name, reason=str(error))
+            return {}
 
     def report(self) -> report.Report:
         """The report as the journal stands now."""
@@ -74,11 +95,13 @@ class Aftermath:
         if not journal.quiesced_applications(journal.read(self._paths.journal)):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._paths.outstanding)
+            with contextlib.suppress(OSError):
+                answers.forget(self._paths)
 
 
 def post_status(found: report.Report) -> int:
     """Exit status of the post-script: an optional application's failure never fails the backup."""
     if found["stuck"]:
         return int(Exit.STUCK)
-    lost = any(a["required"] and not a["held"] for a in found["applications"])
+    lost = any(report.failed(a) for a in found["applications"])
     return int(Exit.DIFFERS if lost or found["framework_error"] else Exit.DONE)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from app import __version__, control, history, mechanisms
+from app import __version__, answers, control, history, mechanisms
 from app.errors import Busy, HostUnfit
 from app.freeze import Target
 from app.holder import Holder
@@ -21,7 +21,8 @@ from app.host.fork import Child, fork_child, keep_in_children, reap
 from app.host.mounts import Mount, open_mount
 from app.journal import Journal
 from app.paths import Paths
-from app.plan import Plan
+from app.plan import Application, Plan
+from app.recipe import all_steps
 
 WATCHDOG_SECONDS = 8.0
 """How long the client waits for every process of the hold to end."""
@@ -207,9 +208,8 @@ def start(
     return Hold(holder, alive, notes)
 
 
-def _mechanisms(application: Any) -> list[str]:
-    steps = [s for v in application.variants for s in (*v.quiesce, *v.verify, *v.release)]
-    return sorted({s.mechanism for s in (*steps, *application.recover)})
+def _mechanisms(application: Application) -> list[str]:
+    return sorted({step.mechanism for step in all_steps(application)})
 
 
 def _remember(plan: Plan, paths: Paths) -> None:
@@ -217,6 +217,7 @@ def _remember(plan: Plan, paths: Paths) -> None:
     # Whoever kills us in between must find the old one or the new one: recovering refuses half a plan.
     history.write_private(f"{paths.plan}.new", plan.to_json())
     os.rename(f"{paths.plan}.new", paths.plan)
+    answers.forget(paths)
     if any(a.recover for a in plan.applications):
         temporary = f"{paths.outstanding}.new"
         history.write_private(temporary, plan.to_json())

@@ -60,7 +60,7 @@ class Holder:
         self._give_up_at = give_up_at
         self._freezer = Freezer([] if sync_only else self._targets, self._freeze_note)
         self._freeze_deadline = float("inf")
-        self._keepers = Keepers(plan, journal, self._tell_watchdog, self._break)
+        self._keepers = Keepers(plan, journal, paths, self._tell_watchdog, self._break)
         self._phase = "idle"  # idle, quiescing, held, releasing, done
         self._request = ""  # what the client waits for
         self._broken = ""

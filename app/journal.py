@@ -79,6 +79,17 @@ def quiesced_applications(events: Iterable[Event]) -> list[str]:
     return list(reversed(names))
 
 
+def saved_answers(events: Iterable[Event], application: str) -> dict[str, str]:
+    """The answers that an application's steps have saved, as far as the journal tells."""
+    saved: dict[str, str] = {}
+    for event in events:
+        if event["event"] == "begin":
+            saved = {}
+        elif event.get("app") == application and event.get("saved"):
+            saved = dict(event["saved"])
+    return saved
+
+
 def ended(events: Iterable[Event]) -> bool:
     """Whether the hold came to its end, well or badly (True for no journal at all)."""
     last = None

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import select
 import socket
 import threading
 import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from app.aftermath import undo
@@ -29,11 +31,25 @@ ALONE = 1.2
 """Seconds for a release without a holder: law 1 allows two in all."""
 
 
-class Keeper:
-    """Keeps one application. ``channel``: SOCK_SEQPACKET, JSON both ways."""
+class LeftAlone(Exception):
+    """The server is not what the policy is for."""
 
-    def __init__(self, application: Application, channel: socket.socket, journal: Journal) -> None:
+
+class Keeper:
+    """Keeps one application. ``channel``: SOCK_SEQPACKET, JSON both ways.
+
+    ``remember`` writes down the answers that recovering will need; raises OSError.
+    """
+
+    def __init__(
+        self,
+        application: Application,
+        channel: socket.socket,
+        journal: Journal,
+        remember: Callable[[Mapping[str, str]], None] | None = None,
+    ) -> None:
         self._application = application
+        self._remember = remember
         self._channel = channel
         self._journal = journal
         self._recipe = self._new_recipe()
@@ -89,6 +105,11 @@ class Keeper:
             ok, reason = True, ""
         except Abandoned:
             ok, reason, facts = False, "given up", {}
+        except LeftAlone as error:
+            self._note("left_alone", reason=str(error))
+            self._recipe.kill()
+            self._say("done", order=order, ok=False, reason=str(error), left_alone=True)
+            return
         except (StepFailed, StillframeError) as error:
             ok, reason, facts = False, str(error), {}
         except OSError as error:
@@ -101,13 +122,30 @@ class Keeper:
     def _connect(self, deadline: float, message: dict[str, Any]) -> dict[str, Any]:
         self._recipe.connect(all_steps(self._application), deadline)
         self._variant = choose(self._application, self._recipe.version)
+        role = self._see_role(deadline)
         facts = {
             "identities": self._recipe.identities,
             "version": self._recipe.version,
             "variant": self._variant.name,
+            **({"role": role} if role else {}),
         }
         self._note("connected", **facts)
         return facts
+
+    def _see_role(self, deadline: float) -> str:
+        """What the server is in its cluster, "" where nobody asks. Raises LeftAlone, StepFailed."""
+        role = self._application.role
+        if role is None:
+            return ""
+        answer = self._recipe.ask(role.ask, deadline)
+        found = [
+            name for name in ("primary", "standby") if re.search(getattr(role, name), answer, re.MULTILINE)
+        ]
+        if len(found) != 1:
+            raise StepFailed(f"{describe(role.ask)}: {answer!r} does not tell a primary from a standby")
+        if role.wanted not in ("any", found[0]):
+            raise LeftAlone(f"left alone: it is a {found[0]} now, and the policy is for a {role.wanted}")
+        return found[0]
 
     def _quiesce(self, deadline: float, message: dict[str, Any]) -> None:
         if self._variant is None or (all_steps(self._application) and not self._recipe.connections):
@@ -153,6 +191,7 @@ class Keeper:
 
     def _recover(self, deadline: float, message: dict[str, Any]) -> None:
         """Release what outlives a session, for a keeper that is gone."""
+        self._recipe.saved.update(message.get("saved", {}))
         self._touched = True
         self._undo(deadline)
         if self._touched:
@@ -164,18 +203,27 @@ class Keeper:
         def done(step: Any) -> None:
             nonlocal begun
             now = time.monotonic()
+            facts = {"saved": self._recipe.saved} if step.save else {}
             self._note(
-                "step", phase=phase, what=describe(step), seconds=round(now - begun, 6), proof=step.proof
+                "step",
+                phase=phase,
+                what=describe(step),
+                seconds=round(now - begun, 6),
+                proof=step.proof,
+                **facts,
             )
+            if step.save and phase == "quiesce" and self._remember:
+                self._remember(self._recipe.saved)
             begun = now
 
         self._recipe.perform(steps, deadline, done)
 
     def _undo(self, deadline: float) -> None:
         """End the sessions, which releases what dies with them, and run ``recover`` for the rest."""
+        saved = self._recipe.saved
         self._recipe.kill()
         touched, self._touched, self._held = self._touched, False, False
-        if touched and not undo(self._application, self._journal, deadline):
+        if touched and not undo(self._application, self._journal, deadline, saved):
             self._touched = True
         self._recipe = self._new_recipe()
         self._variant = None

@@ -12,12 +12,15 @@ import os
 import select
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
+from app import answers
 from app.host.fork import Child, fork_child
-from app.journal import Journal
+from app.journal import Journal, read, saved_answers
 from app.keeper import Keeper
+from app.paths import Paths
 from app.plan import Application, Plan
 
 PAUSE = 1.0
@@ -32,6 +35,7 @@ of the holder's loop, so that a pause of the whole machine blames nobody."""
 
 _BUSY = ("connecting", "quiescing", "verifying", "releasing", "recovering")
 _TOUCHED = ("quiescing", "held", "verifying", "verified", "unverified", "releasing")
+_SETTLED = ("held", "failed", "left")
 _KEPT = ("held", "verified", "unverified")
 
 
@@ -94,10 +98,12 @@ class Keepers:
         self,
         plan: Plan,
         journal: Journal,
+        paths: Paths,
         tell_watchdog: Callable[[str], None],
         lost: Callable[[str], None],
     ) -> None:
         self._journal = journal
+        self._paths = paths
         self._tell_watchdog = tell_watchdog
         self._lost = lost
         self._all = [_Kept(a) for a in plan.applications]
@@ -141,7 +147,10 @@ class Keepers:
             kept.due = time.monotonic() + kept.application.timing.release + GRACE
             self._lost_one(kept, message["reason"])
         elif message["event"] == "done":
-            self._answered(kept, message["order"], message["ok"], message["reason"])
+            if message.get("left_alone"):
+                kept.state, kept.due, kept.reason = "left", float("inf"), message["reason"]
+            else:
+                self._answered(kept, message["order"], message["ok"], message["reason"])
 
     def beat(self) -> None:
         """Count the beats of keepers that show no life; call it once in TICK seconds."""
@@ -181,9 +190,9 @@ class Keepers:
             return False  # nobody is quiesced before everybody is connected
         for kept in self._all:
             before = [k for k in self._all if k.name in kept.application.after]
-            if kept.state == "connected" and all(k.state in ("held", "failed") for k in before):
+            if kept.state == "connected" and all(k.state in _SETTLED for k in before):
                 self._order(kept, "quiesce", "quiescing", kept.application.timing.quiesce)
-        return all(k.state in ("held", "failed") for k in self._all)
+        return all(k.state in _SETTLED for k in self._all)
 
     def refused(self) -> bool:
         """Whether a required application could not be held."""
@@ -235,9 +244,14 @@ class Keepers:
     # -- inside -------------------------------------------------------------------------------
 
     def _spawn(self, kept: _Kept) -> None:
-        application, journal = kept.application, self._journal
+        application, journal, paths = kept.application, self._journal, self._paths
+
+        def remember(saved: Mapping[str, str]) -> None:
+            answers.keep(paths, application.name, saved)
+
+        lasting = remember if answers.needed(application) else None
         kept.child = fork_child(
-            lambda channel: Keeper(application, channel, journal).serve(),
+            lambda channel: Keeper(application, channel, journal, lasting).serve(),
             session=True,
             also_keep=[journal.descriptor],
         )
@@ -245,11 +259,11 @@ class Keepers:
         self._journal.note("process", role="keeper", app=kept.name, pid=kept.child.pid)
         self._tell_watchdog(f"keeper {kept.child.pid}")
 
-    def _order(self, kept: _Kept, order: str, state: str, seconds: float) -> None:
+    def _order(self, kept: _Kept, order: str, state: str, seconds: float, **facts: Any) -> None:
         assert kept.child is not None
         kept.state = state
         kept.due = time.monotonic() + seconds + kept.application.timing.release + GRACE
-        message = {"do": order, "seconds": seconds, "attempt": kept.attempts + 1}
+        message = {"do": order, "seconds": seconds, "attempt": kept.attempts + 1, **facts}
         try:
             kept.child.channel.send(json.dumps(message).encode())
         except OSError:
@@ -293,7 +307,8 @@ class Keepers:
         if was in _TOUCHED:
             if kept.application.recover:
                 self._spawn(kept)
-                self._order(kept, "recover", "recovering", kept.application.timing.release)
+                saved = saved_answers(read(self._paths.journal), kept.name)
+                self._order(kept, "recover", "recovering", kept.application.timing.release, saved=saved)
             else:
                 self._journal.note("undone", app=kept.name)
         self._lost_one(kept, reason)

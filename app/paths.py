@@ -49,6 +49,11 @@ class Paths:
         return f"{self.lib}/reports"
 
     @property
+    def answers(self) -> str:
+        """On disk too: a folder of the answers that releasing what is outstanding needs."""
+        return f"{self.lib}/answers"
+
+    @property
     def outstanding(self) -> str:
         """On disk, so that it survives a reboot: what must be released if we are lost."""
         return f"{self.lib}/outstanding.json"

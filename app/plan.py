@@ -47,8 +47,10 @@ class Step:
     match. ``save`` names the answer in the report: one name for the whole answer, or one for each
     capture group of ``expect``; a name that ends in ``:hex`` is decoded from hexadecimal first.
     ``unchanged`` names a saved answer that this one (its capture group, if ``expect`` has one) must
-    equal. ``proof``: the step's success
-    proves the hold.
+    equal. ``proof``: the step's success proves the hold. ``when``: the step is left out unless each
+    saved answer so named matches (re.search) and is there at all. ``within``: seconds for which the
+    step is done again, every ``pause`` seconds, until it succeeds; 0: once. ``staged``: the strings of
+    ``do`` and ``expect`` are templates (app.template) in which ``{name}`` stands for a saved answer.
     """
 
     mechanism: str
@@ -57,6 +59,24 @@ class Step:
     save: tuple[str, ...] = ()
     unchanged: str | None = None
     proof: bool = False
+    when: Mapping[str, str] = field(default_factory=dict)
+    within: float = 0.0
+    pause: float = 0.0
+    staged: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """How to see what a server is in its cluster, and which one the policy is for.
+
+    ``wanted``: any, primary or standby. ``primary`` and ``standby`` are regular expressions for the
+    answer to ``ask``.
+    """
+
+    wanted: str
+    ask: Step
+    primary: str
+    standby: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +147,7 @@ class Application:
     variants: tuple[Variant, ...]
     recover: tuple[Step, ...]
     prove: Prove | None = None
+    role: Role | None = None
 
     @property
     def has_steps(self) -> bool:

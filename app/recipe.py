@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import operator
 import re
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from app import mechanisms
 from app.errors import HostUnfit
-from app.mechanisms import Connection, Register, StepFailed, Waiter
+from app.mechanisms import Connection, ConnectionLost, Register, StepFailed, TimedOut, Waiter
 from app.plan import Application, Options, Step, Variant
+from app.template import TemplateError, fill_all
 
 _COMPARE: Mapping[str, Callable[[int, int], bool]] = {
     ">=": operator.ge,
@@ -64,13 +67,25 @@ class Recipe:
         Raises StepFailed at the first that fails (the following are not done), Abandoned.
         """
         proven = False
-        for step in steps:
-            answer = self.connections[step.mechanism].perform(step, deadline)
-            self._judge(step, answer)
+        for template in steps:
+            if not self.applies(template):
+                continue
+            step = self._filled(template)
+            self._repeat(step, deadline)
             proven = proven or step.proof
             if done:
                 done(step)
         return proven
+
+    def ask(self, step: Step, deadline: float) -> str:
+        """The answer to one step, whatever it is. Raises StepFailed, Abandoned."""
+        return self.connections[step.mechanism].perform(self._filled(step), deadline)
+
+    def applies(self, step: Step) -> bool:
+        """Whether the answers that a step depends on are there, and are such that it is to be done."""
+        return all(re.search(pattern, self.saved.get(name, "")) for name, pattern in step.when.items()) and (
+            step.when.keys() <= self.saved.keys()
+        )
 
     def prove(self, deadline: float) -> None:
         """Raise ConnectionLost unless every connection is the one that was opened at first."""
@@ -88,6 +103,30 @@ class Recipe:
         for connection in self.connections.values():
             connection.kill()
         self.connections.clear()
+
+    def _filled(self, step: Step) -> Step:
+        if not step.staged:
+            return step
+        try:
+            expect = None if step.expect is None else fill_all(step.expect, self.saved)
+            return replace(step, do=fill_all(step.do, self.saved), expect=expect, staged=False)
+        except TemplateError as error:
+            raise StepFailed(f"{describe(step)}: {error.message}") from None
+
+    def _repeat(self, step: Step, deadline: float) -> None:
+        """Do a step, again and again for as long as it says, until its answer is right."""
+        last_start = min(deadline, time.monotonic() + step.within)
+        while True:
+            try:
+                self._judge(step, self.connections[step.mechanism].perform(step, deadline))
+            except (ConnectionLost, TimedOut):
+                raise
+            except StepFailed:
+                if time.monotonic() + step.pause >= last_start:
+                    raise
+                self._waiter.rest(step.pause)
+            else:
+                return
 
     def _judge(self, step: Step, answer: str) -> None:
         values: tuple[str, ...] = (answer,)
@@ -128,7 +167,7 @@ def all_steps(application: Application) -> list[Step]:
         step
         for variant in application.variants
         for step in (*variant.quiesce, *variant.verify, *variant.release)
-    ] + list(application.recover)
+    ] + [*application.recover, *([application.role.ask] if application.role else [])]
 
 
 def describe(step: Step) -> str:

@@ -167,12 +167,16 @@ def _application(
         "stuck": first is not None and (let_go is None or let_go < (times["quiescing"] or 0.0)),
         "server_version": connected.get("version"),
         "variant": connected.get("variant", ""),
+        "role": connected.get("role", ""),
+        "left_alone": times["left_alone"] is not None,
         "sessions": connected.get("identities", {}),
         "saved": saved,
     }
 
 
-_BAD = frozenset({"attempt_failed", "lost", "not_verified", "release_failed", "undo_failed", "given_up"})
+_BAD = frozenset(
+    {"attempt_failed", "left_alone", "lost", "not_verified", "release_failed", "undo_failed", "given_up"}
+)
 
 
 def _was_held(
@@ -197,6 +201,11 @@ def _was_held(
     if began is not None and (quiesced > began or ended is None or verified < ended):
         return False
     return verified > quiesced
+
+
+def failed(application: dict[str, Any]) -> bool:
+    """Whether an application of a report had to be held, and was not."""
+    return bool(application["required"] and not application["held"] and not application["left_alone"])
 
 
 def _level(
@@ -260,7 +269,7 @@ def _framework_error(
     if not detached:
         # A pre-script of ours gives up before the extension's timeout, so it never is Pre-ScriptTimeout.
         name = "Pre-ScriptExecutionFailed"
-    elif broken or any(a["required"] and not a["held"] for a in applications):
+    elif broken or any(failed(a) for a in applications):
         name = "Post-ScriptExecutionFailed"
     else:
         return None
@@ -275,6 +284,7 @@ _SHOWN = {
     "quiescing": "{app}: quiesce, attempt {attempt}",
     "step": "{app}: {phase}: {what}",
     "quiesced": "{app}: held",
+    "left_alone": "{app}: {reason}",
     "attempt_failed": "{app}: attempt {attempt} failed: {reason}",
     "lost": "{app}: LOST: {reason}",
     "freezing": "{mount}: freeze",

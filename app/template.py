@@ -111,6 +111,17 @@ def fill_all(value: Any, values: Mapping[str, Value]) -> Any:
     return value
 
 
+def mentioned(value: Any) -> frozenset[str]:
+    """The names of all placeholders in the strings of a JSON value (not in the keys of its objects)."""
+    if isinstance(value, str):
+        return frozenset(name for token in _TOKEN.finditer(value) if (name := token.group(1)))
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        return frozenset().union(*map(mentioned, value))
+    return frozenset()
+
+
 def is_sequence(value: object) -> bool:
     """Whether a placeholder's value is a list of strings."""
     return isinstance(value, (list, tuple))
@@ -158,10 +169,36 @@ def _ident(text: str) -> str:
     return '"' + text.replace('"', '""') + '"'
 
 
-FILTERS: Mapping[str, Callable[[str], str]] = {"sql": _sql, "ident": _ident, "regex": re.escape}
-"""``sql``: a literal in single quotes; ``ident``: an identifier in double quotes; ``regex``: escaped."""
+def _word(text: str) -> str:
+    if not _WORD.fullmatch(text):
+        raise TemplateError(
+            f"{text!r} is not one plain word, as :word demands",
+            "choose a value of letters, digits and the characters _ . : / @ % + - ,",
+        )
+    return text
 
-STATEMENT = frozenset({"sql", "ident"})
+
+def _quoted(text: str) -> str:
+    plain = "".join(
+        c if c.isascii() and c.isalnum() else "".join(f"\\x{b:02x}" for b in c.encode()) for c in text
+    )
+    return f'"{plain}"'
+
+
+_WORD = re.compile(r"[A-Za-z0-9_.:/@%+,-]+")
+
+FILTERS: Mapping[str, Callable[[str], str]] = {
+    "sql": _sql,
+    "ident": _ident,
+    "word": _word,
+    "quoted": _quoted,
+    "regex": re.escape,
+}
+"""``sql``: a literal in single quotes; ``ident``: an identifier in double quotes; ``word``: as it is, and
+refused unless it is one plain word; ``quoted``: in double quotes, all but letters and digits as ``\\xNN``
+(redis-cli reads that); ``regex``: escaped."""
+
+STATEMENT = frozenset({"sql", "ident", "word", "quoted"})
 """What a string-like value must pass through in a statement typed into a client."""
 
 PATTERN = frozenset({"regex"})

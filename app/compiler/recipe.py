@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from app import mechanisms
 from app.compiler.patterns import count_groups
 from app.compiler.prove import build_prove
 from app.compiler.resolve import Resolver
-from app.compiler.steps import build_steps, saved_names
-from app.plan import Application, Level, Options, Step, Timing, Variant
+from app.compiler.steps import build_steps, saved_names, settings_apply
+from app.compiler.timing import timing_of
+from app.plan import Application, Level, Options, Role, Step, Variant
 from app.policy import Policy
 from app.policy.findings import Findings
 from app.policy.locate import Key
 from app.policy.schema import mechanism_schema
 from app.policy.validation import check_part
-from app.policy.wording import nearest, show
-
-DEFAULT_TIMING = {"quiesce": 30, "retries": 2, "hold": 60, "release": 30}
-"""Seconds, and further attempts. Room in the framework's 1800 s and the extension's 60 s freeze."""
+from app.policy.wording import show
 
 _COMPARISON = re.compile(r"(>=|<=|==|!=|>|<)([0-9]+)")
 _RECIPE = ("quiesce", "verify", "release")
@@ -36,7 +34,8 @@ def build_application(policy: Policy, findings: Findings) -> Application:
     variants = tuple(placed.values())
     saved = frozenset().union(*(saved_names((*v.quiesce, *v.verify, *v.release)) for v in variants))
     recover = build_steps(data.get("recover", []), ("recover",), Resolver(policy, findings), saved)
-    options = _options(policy, variants, recover, findings)
+    role = _role(policy, findings)
+    options = _options(policy, variants, [*recover, *([role.ask] if role else [])], findings)
     _check_recipe(policy, placed, recover, findings)
     quiesces = any(variant.quiesce for variant in variants)
     level = (
@@ -48,7 +47,6 @@ def build_application(policy: Policy, findings: Findings) -> Application:
     )
     if level is Level.APPLICATION and not policy.damaged("level"):
         _check_proof(policy, placed, findings)
-    timing = {**DEFAULT_TIMING, **data.get("timing", {})}
     return Application(
         name=policy.name,
         lineage=policy.lineage,
@@ -57,16 +55,12 @@ def build_application(policy: Policy, findings: Findings) -> Application:
         required=data.get("required", True),
         after=tuple(sorted(data.get("after", []))),
         level=level,
-        timing=Timing(
-            quiesce=float(timing["quiesce"]),
-            retries=timing["retries"],
-            hold=float(timing["hold"]),
-            release=float(timing["release"]),
-        ),
+        timing=timing_of(policy),
         mechanisms=options,
         variants=variants,
         recover=recover,
         prove=build_prove(policy, findings),
+        role=role,
     )
 
 
@@ -88,7 +82,7 @@ def _variants(policy: Policy, findings: Findings) -> dict[tuple[Key, ...], Varia
     for index, entry in enumerate(choose):
         path: tuple[Key, ...] = ("choose", index)
         variant = _variant(entry.get("name", ""), entry.get("version", ""), entry, path, policy, findings)
-        if _applies(entry.get("settings", {}), (*path, "settings"), policy, findings):
+        if settings_apply(entry.get("settings", {}), (*path, "settings"), policy, findings):
             kept[path] = variant
     if not kept and not policy.unsettled and not policy.damaged("choose"):
         values = ", ".join(f"{name} = {show(value)}" for name, value in sorted(policy.settings.items()))
@@ -116,22 +110,32 @@ def _variant(
     return Variant(name, versions, parts["quiesce"], parts["verify"], parts["release"])
 
 
-def _applies(
-    conditions: Mapping[str, Any], path: tuple[Key, ...], policy: Policy, findings: Findings
-) -> bool:
-    applies = True
-    for name, wanted in conditions.items():
-        if name not in policy.settings:
-            findings.add(policy.root, (*path, name), "is no declared setting", nearest(name, policy.settings))
-        elif policy.settings[name] != wanted or type(policy.settings[name]) is not type(wanted):
-            applies = False
-    return applies
+def _role(policy: Policy, findings: Findings) -> Role | None:
+    """How the server's role is seen, where the policy says how."""
+    wanted = policy.data.get("role", "any")
+    table = policy.data.get("roles")
+    if table is None:
+        if wanted != "any" and not policy.damaged("roles"):
+            findings.add(
+                policy.root,
+                ("role",),
+                f"is {wanted}, but the policy does not say how to see a server's role",
+                "add a table [roles] with ask, primary and standby, or extend a policy that has one",
+            )
+        return None
+    if not {"ask", "primary", "standby"} <= table.keys():
+        return None  # the schema has said so, or it was damaged
+    resolver = Resolver(policy, findings)
+    asks = build_steps([table["ask"]], ("roles", "ask"), resolver, frozenset())
+    for name in ("primary", "standby"):
+        count_groups(table[name], policy, ("roles", name), findings)
+    return Role(wanted, asks[0], table["primary"], table["standby"]) if asks else None
 
 
 def _options(
-    policy: Policy, variants: tuple[Variant, ...], recover: tuple[Step, ...], findings: Findings
+    policy: Policy, variants: tuple[Variant, ...], others: Sequence[Step], findings: Findings
 ) -> dict[str, Options]:
-    steps = [*recover, *(s for v in variants for s in (*v.quiesce, *v.verify, *v.release))]
+    steps = [*others, *(s for v in variants for s in (*v.quiesce, *v.verify, *v.release))]
     used = {step.mechanism for step in steps}
     tables = {name: policy.data[name] for name in mechanisms.names() if name in policy.data}
     asks = {name for name, table in tables.items() if "version" in table}

@@ -6,11 +6,12 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
+from app.compiler.timing import placeholders
 from app.policy import Policy
 from app.policy.findings import Findings
 from app.policy.locate import Key
 from app.policy.schema import Schema
-from app.template import PATTERN, STATEMENT, TemplateError, alone, is_sequence, substitute
+from app.template import PATTERN, STATEMENT, TemplateError, Value, alone, is_sequence, substitute
 
 _MARK = "mark"
 
@@ -35,6 +36,11 @@ class Resolver:
     findings: Findings
     keep: frozenset[str] = frozenset()
 
+    @property
+    def values(self) -> dict[str, Value]:
+        """What placeholders stand for."""
+        return {**placeholders(self.policy), **self.policy.settings}
+
     def value(self, value: Any, schema: Schema, path: tuple[Key, ...]) -> Any:
         """``value`` at ``path`` of the policy with all its strings resolved; ``schema`` is its strict one."""
         if isinstance(value, dict):
@@ -55,8 +61,8 @@ class Resolver:
         if not isinstance(value, str):
             return value
         name = alone(value)
-        if name is not None and name not in self.keep and name in self.policy.settings:
-            found = self.policy.settings[name]
+        if name is not None and name not in self.keep and name in self.values:
+            found = self.values[name]
             if is_sequence(found):
                 staged = bool(self.keep)
                 return [_doubled(item) if staged else item for item in found]  # type: ignore[union-attr]
@@ -75,9 +81,9 @@ class Resolver:
         try:
             if key in _MARKED:
                 # The mark is letters, digits and dashes: it needs no quoting anywhere.
-                out = substitute(text, self.policy.settings, {_MARK}, require=require, exempt={_MARK})
+                out = substitute(text, self.values, {_MARK}, require=require, exempt={_MARK})
                 return _doubled(out) if self.keep else out
-            return substitute(text, self.policy.settings, self.keep, staged=bool(self.keep), require=require)
+            return substitute(text, self.values, self.keep, staged=bool(self.keep), require=require)
         except TemplateError as error:
             self.findings.add(self.policy.root, path, error.message, error.hint)
             return text

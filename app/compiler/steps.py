@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from app.compiler.patterns import count_groups
 from app.compiler.resolve import Resolver
 from app.plan import Step
+from app.policy import Policy
+from app.policy.findings import Findings
 from app.policy.locate import Key
 from app.policy.schema import step_schema
 from app.policy.validation import check_part
 from app.policy.wording import nearest
-from app.template import TemplateError, fill
+from app.template import TemplateError, fill, mentioned
 
-COMMON = ("mechanism", "expect", "save", "unchanged", "proof")
+COMMON = ("mechanism", "expect", "save", "unchanged", "proof", "settings", "when", "within", "pause")
+
+PAUSE = 0.2
+"""Seconds between two tries of a step with ``within``, where it says nothing else."""
 
 
 def build_steps(
@@ -24,8 +30,25 @@ def build_steps(
     steps: list[Step] = []
     for index, entry in enumerate(entries):
         if "mechanism" in entry:  # without one the schema has said so
-            steps.append(_step(entry, (*path, index), resolver, saved | saved_names(steps)))
+            where = (*path, index)
+            step = _step(entry, where, resolver, saved | saved_names(steps))
+            conditions = entry.get("settings", {})
+            if settings_apply(conditions, (*where, "settings"), resolver.policy, resolver.findings):
+                steps.append(step)
     return tuple(steps)
+
+
+def settings_apply(
+    conditions: Mapping[str, Any], path: tuple[Key, ...], policy: Policy, findings: Findings
+) -> bool:
+    """Whether the settings in force are the ones that a recipe or a step at ``path`` is for."""
+    applies = True
+    for name, wanted in conditions.items():
+        if name not in policy.settings:
+            findings.add(policy.root, (*path, name), "is no declared setting", nearest(name, policy.settings))
+        elif policy.settings[name] != wanted or type(policy.settings[name]) is not type(wanted):
+            applies = False
+    return applies
 
 
 def saved_names(steps: Iterable[Step]) -> frozenset[str]:
@@ -38,6 +61,8 @@ def _step(entry: dict[str, Any], path: tuple[Key, ...], resolver: Resolver, save
     name = entry["mechanism"]
     schema = step_schema(name)
     own = {key: value for key, value in entry.items() if key not in COMMON}
+    answers = frozenset[str]() if resolver.keep else mentioned([own, entry.get("expect")]) & saved
+    resolver = replace(resolver, keep=resolver.keep | answers)
     do = resolver.value(own, schema, path)
     if not policy.unsettled and not policy.damaged(*path):
         check_part(schema, do, policy.root, path, findings)
@@ -67,7 +92,33 @@ def _step(entry: dict[str, Any], path: tuple[Key, ...], resolver: Resolver, save
             f"{unchanged} was saved by no earlier step",
             nearest(unchanged, saved),
         )
-    return Step(name, do, expect, save, unchanged, entry.get("proof", False))
+    if clash := [one for one in saved_names([Step(name, {}, save=save)]) if one in policy.settings]:
+        findings.add(policy.root, (*path, "save"), f"{clash[0]} is a setting", "choose another name")
+    when = {key: value for key, value in entry.get("when", {}).items() if isinstance(value, str)}
+    for key, pattern in when.items():
+        if key not in saved and not policy.broken:
+            findings.add(
+                policy.root,
+                (*path, "when", key),
+                "was saved by no earlier step",
+                nearest(key, saved),
+            )
+        count_groups(pattern, policy, (*path, "when", key), findings)
+    within = float(entry.get("within", 0))
+    if within and expect is None:
+        findings.add(policy.root, (*path, "within"), "needs expect: what would end the asking?")
+    return Step(
+        name,
+        do,
+        expect,
+        save,
+        unchanged,
+        entry.get("proof", False),
+        when,
+        within,
+        float(entry.get("pause", PAUSE)) if within else 0.0,
+        bool(answers),
+    )
 
 
 def _groups(expect: str | None, path: tuple[Key, ...], resolver: Resolver) -> int | None:

@@ -7,6 +7,7 @@ variables would otherwise decide what a database client does.
 from __future__ import annotations
 
 import contextlib
+import copy
 import os
 import pwd
 import signal
@@ -84,6 +85,12 @@ class Program:
             "LOGNAME": self.account.name,
             **environment,
         }
+
+    def with_argv(self, argv: tuple[str, ...]) -> Program:
+        """The same program, to be started with other arguments."""
+        other = copy.copy(self)
+        other.argv = argv
+        return other
 
     def close(self) -> None:
         """Close the descriptor of the program; it cannot be started any more."""

@@ -66,6 +66,14 @@ class Waiter:
             if descriptor in ready:
                 return
 
+    def rest(self, seconds: float) -> None:
+        """Wait, and no longer than the asker wants it. Raises Abandoned."""
+        poll = select.poll()
+        if self._asker is not None:
+            poll.register(self._asker, select.POLLIN)
+        if poll.poll(seconds * 1000):
+            raise Abandoned
+
 
 class Connection(Protocol):
     """A live way to one application, used by one keeper process, from connect to close."""

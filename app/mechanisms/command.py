@@ -57,18 +57,26 @@ class CommandConnection:
     def __init__(self, options: Options, steps: Sequence[Step], waiter: Waiter, register: Register) -> None:
         self._waiter = waiter
         self._register = register
-        self._programs = {id(step): _program(options, step) for step in steps if step.mechanism == "command"}
         self._options = options
+        mine = [step for step in steps if step.mechanism == "command"]
+        self._programs = {self._key(step): _program(options, step) for step in mine}
 
     def perform(self, step: Step, deadline: float) -> str:
         """Run the step's program to its end and return what it printed on stdout."""
-        program = self._programs.get(id(step)) or _program(self._options, step)
+        known = self._programs.get(self._key(step))
+        program = known.with_argv(tuple(step.do["argv"])) if known else _program(self._options, step)
         output, status = run(program, step.do.get("stdin", ""), self._waiter, self._register, deadline)
         if status not in tuple(step.do.get("exit", (0,))):
             raise StepFailed(
                 f"{program.argv[0]} ended with status {status}: {' '.join(output.split())[-300:]}"
             )
         return output.strip()
+
+    @staticmethod
+    def _key(step: Step) -> tuple[object, ...]:
+        """What was looked up before the hold: arguments may hold answers that came later."""
+        environment = sorted(step.do.get("environment", {}).items())
+        return (step.do["argv"][0], step.do.get("user"), *environment)
 
     def prove(self, deadline: float) -> None:
         """A command keeps nothing open; ``verify`` steps are its proof."""

@@ -93,16 +93,23 @@ def policy_schema() -> Schema:
                     version=_string(
                         'comparisons that must all hold, such as ">=150000 <160000"', pattern=VERSIONS
                     ),
-                    settings={
-                        "type": "object",
-                        "additionalProperties": {"type": ["string", "integer", "boolean"]},
-                        "description": "values that settings must have",
-                    },
+                    settings=_conditions("values that settings must have"),
                     quiesce=steps,
                     verify=steps,
                     release=steps,
                 ),
             },
+            "role": {
+                "enum": ["any", "primary", "standby"],
+                "description": "which server of a cluster this is for, by its role at run time",
+            },
+            "roles": _table(
+                "how a server's role in its cluster is seen",
+                required=["ask", "primary", "standby"],
+                ask={"$ref": "#/$defs/step"},
+                primary=_string("regular expression: a primary's answer"),
+                standby=_string("regular expression: a standby's answer"),
+            ),
             "prove": _prove(tables, steps),
         },
         "$defs": {"step": _step()},
@@ -180,6 +187,15 @@ def _step() -> Schema:
         },
         "unchanged": _string("a saved name: this answer must equal it", pattern=r"^[a-z_][a-z0-9_]*$"),
         "proof": {"type": "boolean", "description": "success of this step proves that the hold was unbroken"},
+        "settings": _conditions("values that settings must have, or the step is left out"),
+        "when": {
+            "type": "object",
+            "propertyNames": {"pattern": r"^[a-z_][a-z0-9_]*$"},
+            "additionalProperties": {"type": "string"},
+            "description": "saved answers and regular expressions: the step is left out unless all match",
+        },
+        "within": _seconds("ask again until the answer matches expect, for so many seconds"),
+        "pause": _seconds("seconds between two tries of a step with within; absent: 0.2"),
     }
     branches = []
     for name in mechanisms.names():
@@ -191,6 +207,14 @@ def _step() -> Schema:
             }
         )
     return {"type": "object", "required": ["mechanism"], "properties": common, "allOf": branches}
+
+
+def _conditions(description: str) -> Schema:
+    return {
+        "type": "object",
+        "additionalProperties": {"type": ["string", "integer", "boolean"]},
+        "description": description,
+    }
 
 
 def _snapshot() -> Schema:

@@ -15,7 +15,9 @@ from app.template import Value
 
 TYPES = ("string", "integer", "boolean", "path", "paths", "strings")
 
-RESERVED = frozenset({"data", "deadline", "mark", "mounts", "name", "scratch"})
+RESERVED = frozenset(
+    {"data", "deadline", "deadman_milliseconds", "deadman_seconds", "mark", "mounts", "name", "scratch"}
+)
 """Placeholders of the run: a setting of the same name could not be told from them."""
 
 SET = "value"
