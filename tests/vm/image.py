@@ -1,6 +1,6 @@
 """What a test VM boots from: a cloud kernel, an initramfs of our own, a root without Python.
 
-All of it is made once and kept under ``.build/vm``; a disk is made again when the binary or a file in
+All of it is made once and kept under ``.build/vm``; another disk is made when the binary or a file in
 ``guest/`` has changed. Needs root (debootstrap, loop mounts) and a Debian machine, whose own apt is
 asked for the packages.
 """
@@ -16,6 +16,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,9 @@ MODULES = ("virtio_pci", "virtio_blk", "virtio_console", "xfs", "dm-mod", "dm-sn
 ROOT_MEGABYTES = 700
 DATA_MEGABYTES = 320
 SWAP_MEGABYTES = 64
+
+STALE_SECONDS = 7200.0
+"""More than any run of these tests takes."""
 
 
 class Unavailable(Exception):
@@ -79,22 +83,31 @@ def cache(kind: str) -> Iterator[None]:
 
 
 def made(name: str, state: str, make: Callable[[Path], None]) -> Path:
-    """A file of the cache, made where it is missing or was made from another ``state``."""
-    path, stamp = CACHE / name, CACHE / f"{name}.state"
-    digest = hashlib.sha256(state.encode()).hexdigest()
-    if path.exists() and stamp.exists() and stamp.read_text(encoding="ascii") == digest:
-        return path
-    stamp.unlink(missing_ok=True)
+    """A file (or folder) of the cache that was made from ``state``, made now where it is missing.
+
+    The state is part of its name, so that one from which a VM runs is never replaced; what nobody has
+    asked for in STALE_SECONDS goes.
+    """
+    plain = Path(name)
+    digest = hashlib.sha256(state.encode()).hexdigest()[:12]
+    path = CACHE / f"{plain.stem}-{digest}{plain.suffix}"
+    if not path.exists():
+        new = CACHE / f"{name}.new"
+        _remove(new)
+        make(new)
+        new.rename(path)
+    os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))  # the time of use; others go by the other
+    alike = re.compile(f"{re.escape(plain.stem)}-[0-9a-f]{{12}}{re.escape(plain.suffix)}")
+    for other in CACHE.iterdir():
+        if alike.fullmatch(other.name) and other.stat().st_atime < time.time() - STALE_SECONDS:
+            _remove(other)
+    return path
+
+
+def _remove(path: Path) -> None:
     if path.is_dir():
         shutil.rmtree(path)
     path.unlink(missing_ok=True)
-    new = CACHE / f"{name}.new"
-    if new.is_dir():
-        shutil.rmtree(new)
-    make(new)
-    new.rename(path)
-    stamp.write_text(digest, encoding="ascii")
-    return path
 
 
 def kernel_packages() -> Path:
