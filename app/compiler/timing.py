@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from app.plan import Timing
@@ -30,4 +31,4 @@ def placeholders(policy: Policy) -> dict[str, int]:
     """
     timing = timing_of(policy)
     seconds = timing.quiesce + timing.hold + timing.release
-    return {"deadman_seconds": round(seconds + 0.5), "deadman_milliseconds": round(seconds * 1000)}
+    return {"deadman_seconds": math.ceil(seconds), "deadman_milliseconds": round(seconds * 1000)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 import pytest
@@ -106,3 +107,41 @@ def test_the_first_variant_that_fits(version: int | None, name: str | None) -> N
 
 def test_a_variant_without_versions_needs_none() -> None:
     assert choose(application(variants=(variant("default"),)), None).name == "default"
+
+
+def test_a_step_is_left_out_unless_the_answers_match() -> None:
+    made, played = recipe("level 5", "x", "y")
+    first = step("show", expect=r"^level (\d+)", save=("old",))
+    made.perform(
+        [first, step("a", when={"old": "^0"}), step("b", when={"old": "5"}), step("c", when={"new": ""})], 0
+    )
+    assert played.done == ["show", "b"]
+
+
+def test_answers_are_put_into_later_steps_and_never_read_as_placeholders() -> None:
+    made, played = recipe("{x} a.b", "now {x} aXb")
+    with pytest.raises(StepFailed, match="does not match"):
+        made.perform(
+            [step("show", save=("old",)), step("set {{}} {old}", expect="^now {old:regex}$", staged=True)], 0
+        )
+    assert played.done == ["show", "set {} {x} a.b"]
+
+
+def test_an_answer_that_cannot_be_quoted_stops_the_steps() -> None:
+    made, played = recipe("a b")
+    with pytest.raises(StepFailed, match="not one plain word"):
+        made.perform([step("show", save=("old",)), step("set {old:word}", staged=True)], 0)
+    assert played.done == ["show"]
+
+
+def test_a_step_is_done_again_until_it_is_right() -> None:
+    made, played = recipe("saving", "saving", "saved")
+    made.perform([step("look", expect="^saved", within=30.0, pause=0.001)], time.monotonic() + 30)
+    assert played.done == ["look"] * 3
+
+
+def test_a_step_is_done_again_no_longer_than_it_says() -> None:
+    made, played = recipe(*["saving"] * 1000)
+    with pytest.raises(StepFailed, match="does not match"):
+        made.perform([step("look", expect="^saved", within=0.05, pause=0.01)], time.monotonic() + 30)
+    assert 1 < len(played.done) < 10

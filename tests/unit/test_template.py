@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.template import PATTERN, STATEMENT, TemplateError, alone, fill, fill_all, substitute
+from app.template import PATTERN, STATEMENT, TemplateError, alone, fill, fill_all, mentioned, substitute
 
 
 def test_replaces_names_and_halves_doubled_braces() -> None:
@@ -32,6 +32,21 @@ def test_filters_quote() -> None:
     assert substitute("{name:sql}", values) == "'O''Hara \"x\" {y}'"
     assert substitute("{name:ident}", values) == '"O\'Hara ""x"" {y}"'
     assert substitute("{pattern:regex}", values) == r"a\.b\{2\}"
+
+
+@pytest.mark.parametrize("bad", ["", "a b", "a'b", 'a"b', "a;b", "a\nb", "ä", "a{b}"])
+def test_a_word_is_plain_or_refused(bad: str) -> None:
+    assert substitute("SET {a:word}", {"a": "db-1.x:/y@z%+,"}) == "SET db-1.x:/y@z%+,"
+    with pytest.raises(TemplateError, match="not one plain word"):
+        substitute("{a:word}", {"a": bad})
+
+
+def test_quoted_leaves_nothing_to_read_otherwise() -> None:
+    assert substitute("{a:quoted}", {"a": 'aB1 "\\\nä'}) == '"aB1\\x20\\x22\\x5c\\x0a\\xc3\\xa4"'
+
+
+def test_mentioned_names() -> None:
+    assert mentioned({"argv": ["{a}", "{{b}}", "x{c:sql}"], "n": 1, "t": {"k": "{d}"}}) == {"a", "c", "d"}
 
 
 @pytest.mark.parametrize("bad", ["a\\b", "a\nb", "a\0b"])
