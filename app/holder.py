@@ -23,6 +23,7 @@ from app.aftermath import Aftermath
 from app.freeze import FreezeFailed, Freezer, Target
 from app.host.fork import fork_child, reap
 from app.host.memory import stay_resident
+from app.host.precedence import take_precedence
 from app.journal import Journal
 from app.keepers import GRACE, SILENT_BEATS, Keepers, Started
 from app.paths import Paths
@@ -33,6 +34,9 @@ FREEZE_SECONDS = 10.0
 """After presync a FIFREEZE takes milliseconds; one that takes this long hangs."""
 
 THAW_SECONDS = 1.5
+
+THAW_STACK = 1 << 18
+"""Bytes for each thread of the watchdog's, all of them locked in memory."""
 
 
 class Holder:
@@ -53,6 +57,7 @@ class Holder:
         self._kind = kind
         self._client: socket.socket | None = client
         self._client_started = Started()
+        self._client_life = Started()
         self._journal = journal
         self._paths = paths
         self._targets = list(targets)
@@ -77,7 +82,9 @@ class Holder:
 
     def run(self) -> None:
         """Serve until everything is released and whoever asked has been told."""
+        take_precedence()  # before the watchdog and the keepers, who have it from us
         stay_resident(everything=False)
+        self._client_life.add(os.getppid())
         self._journal.note("process", role="holder", pid=os.getpid())
         self._start_watchdog()
         self._keepers.spawn()
@@ -96,10 +103,12 @@ class Holder:
         names = [t.mount.path for t in self._targets]
 
         def body(channel: socket.socket) -> None:
+            threading.stack_size(THAW_STACK)
+            aftermath = Aftermath(self._plan, self._journal, self._paths)
+            watchdog = Watchdog(channel, holder, descriptors, self._journal.note, names, aftermath.conclude)
             # The last resort must not have to read its own code from a disk that hangs.
             stay_resident(everything=True)
-            aftermath = Aftermath(self._plan, self._journal, self._paths)
-            Watchdog(channel, holder, descriptors, self._journal.note, names, aftermath.conclude).watch()
+            watchdog.watch()
 
         self._watchdog = fork_child(body, session=True, also_keep=[self._journal.descriptor, *descriptors])
         self._journal.note("process", role="watchdog", pid=self._watchdog.pid)
@@ -133,6 +142,7 @@ class Holder:
             self._unanswered += 1
             self._tell_watchdog("beat")
             self._keepers.beat()
+            self._watch_client()
             if self._unanswered > SILENT_BEATS:
                 self._lose_watchdog("the watchdog does not answer")
         self._keepers.tick()
@@ -158,10 +168,7 @@ class Holder:
         except OSError:
             data = b""
         if not data:
-            self._client = None
-            self._client_started.end()
-            if not self._detached:
-                self._break("the client program died")
+            self._lose_client("the client program died")
             return
         message = json.loads(data)
         order = message["do"]
@@ -186,6 +193,20 @@ class Holder:
                 self._detached = True
                 self._journal.note("detached")
             self._reply(detached=self._detached)
+
+    def _watch_client(self) -> None:
+        if self._client_started.beat():
+            self._client_started.end()  # whoever waits for it sees its end
+        if self._client is not None and self._client_life.beat() and not self._detached:
+            # It may stay so for ever, and what it says later must find nothing held.
+            self._lose_client("the client program was stopped")
+
+    def _lose_client(self, reason: str) -> None:
+        if not self._detached:
+            self._break(reason)
+            self._reply()
+        self._client = None
+        self._client_started.end()
 
     def _heed_control(self, words: set[str]) -> None:
         if "abandon" in words:

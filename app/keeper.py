@@ -19,6 +19,7 @@ from typing import Any
 
 from app.aftermath import undo
 from app.errors import StillframeError
+from app.host.memory import stay_resident
 from app.journal import Journal
 from app.mechanisms import Abandoned, StepFailed, Waiter
 from app.plan import Application, Variant
@@ -59,6 +60,7 @@ class Keeper:
 
     def serve(self) -> None:
         """Obey until told to end, or until the holder is gone."""
+        stay_resident(everything=False)
         threading.Thread(target=self._beat, daemon=True).start()
         while True:
             message = self._next()

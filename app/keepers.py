@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import select
-import signal
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -18,6 +15,7 @@ from typing import Any
 
 from app import answers
 from app.host.fork import Child, fork_child
+from app.host.life import Life
 from app.journal import Journal, read, saved_answers
 from app.keeper import Keeper
 from app.paths import Paths
@@ -33,6 +31,10 @@ SILENT_BEATS = 10
 """Beats without a sign of life after which a keeper, or the watchdog, counts as hanging. Counted in turns
 of the holder's loop, so that a pause of the whole machine blames nobody."""
 
+STOPPED_BEATS = 5
+"""Beats after which a client, a session's or a command's process that was stopped (SIGSTOP) is taken for
+dead. Shorter than SILENT_BEATS: this is known of it, not concluded from its silence."""
+
 _BUSY = ("connecting", "quiescing", "verifying", "releasing", "recovering")
 _TOUCHED = ("quiescing", "held", "verifying", "verified", "unverified", "releasing")
 _SETTLED = ("held", "failed", "left")
@@ -40,28 +42,29 @@ _KEPT = ("held", "verified", "unverified")
 
 
 class Started:
-    """Processes that must not outlive the hold, by pidfd: the number of one that ended may serve again."""
+    """Processes that must not outlive the hold."""
 
     def __init__(self) -> None:
-        self._pidfds: dict[int, int] = {}
+        self._lives: list[Life] = []
+        self._turns_stopped = 0
 
     def add(self, pid: int) -> None:
         """Remember one, unless it has ended already."""
+        self._lives = [life for life in self._lives if not life.over()]
         with contextlib.suppress(OSError):
-            self._pidfds[pid] = os.pidfd_open(pid)
+            self._lives.append(Life(pid))
 
     def end(self) -> None:
         """SIGKILL to those that live, with all that they started in their sessions; never raises."""
-        for pid, pidfd in self._pidfds.items():
-            # While a leader lives, its group's number is its own.
-            if not select.select([pidfd], [], [], 0)[0]:
-                try:
-                    os.killpg(pid, signal.SIGKILL)
-                except OSError:
-                    with contextlib.suppress(OSError):
-                        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-            os.close(pidfd)
-        self._pidfds.clear()
+        for life in self._lives:
+            life.kill_group()
+            life.close()
+        self._lives.clear()
+
+    def beat(self) -> bool:
+        """Whether one of them has been stopped for STOPPED_BEATS; call it once in TICK seconds."""
+        self._turns_stopped = self._turns_stopped + 1 if any(life.stopped() for life in self._lives) else 0
+        return self._turns_stopped >= STOPPED_BEATS
 
 
 @dataclass(slots=True)
@@ -156,6 +159,10 @@ class Keepers:
         """Count the beats of keepers that show no life; call it once in TICK seconds."""
         for kept in self._all:
             kept.silent += 1
+            if kept.started.beat():
+                # Its keeper sees the end of it, and does what is to be done then.
+                self._journal.note("stopped", app=kept.name)
+                kept.started.end()
 
     def tick(self) -> None:
         """Give up keepers that hang."""

@@ -13,13 +13,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import os
+import functools
 import select
-import signal
 import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
+
+from app.host.life import Life
 
 TICK = 0.1
 """Seconds between two looks."""
@@ -54,14 +55,15 @@ class Watchdog:
         aftermath: Callable[[str], None],
     ) -> None:
         self._channel = channel
-        self._holder = os.pidfd_open(holder)
+        self._holder = Life(holder)
         self._descriptors = list(descriptors)
         self._names = list(names)
         self._note = note
         self._aftermath = aftermath
         self._frozen: set[int] = set()
-        self._keepers: dict[int, int] = {}
-        self._others: dict[int, int] = {}
+        self._thaws = [_Thaw(functools.partial(self._thaw_one, n)) for n in range(len(descriptors))]
+        self._keepers: list[Life] = []
+        self._others: list[Life] = []
         self._deadline = float("inf")
 
     def watch(self) -> None:
@@ -69,10 +71,10 @@ class Watchdog:
         reason = self._wait()
         if reason is None:
             return
-        self._kill(self._holder)
+        self._holder.kill()
         self._note("watchdog", reason=reason)
         self._thaw()
-        if self._frozen and _ended(self._holder, HOLDERS_GRACE):
+        if self._frozen and self._holder.ended(HOLDERS_GRACE):
             # Its last FIFREEZE may have come back only now, or never have begun.
             self._thaw()
         self._end_processes()
@@ -112,22 +114,21 @@ class Watchdog:
             self._deadline = float(value)
         elif word in ("pid", "keeper"):
             known = self._keepers if word == "keeper" else self._others
+            known[:] = [life for life in known if not life.over()]
             with contextlib.suppress(OSError):  # it may have ended already
-                known[int(value)] = os.pidfd_open(int(value))
+                known.append(Life(int(value)))
 
     def _thaw(self) -> None:
-        """Thaw all that may be frozen, each in a thread: one that blocks must not stop the others."""
-        threads = [
-            threading.Thread(target=self._thaw_one, args=(n,), daemon=True) for n in sorted(self._frozen)
-        ]
-        for thread in reversed(threads):
-            thread.start()
+        """Thaw all that may be frozen, for a second at most: one that blocks goes on in its thread."""
+        thaws = [self._thaws[n] for n in sorted(self._frozen, reverse=True)]
+        for thaw in thaws:
+            thaw.begin()
         end = time.monotonic() + 1.0
-        for thread in threads:
-            thread.join(max(0.0, end - time.monotonic()))
+        for thaw in thaws:
+            thaw.wait(max(0.0, end - time.monotonic()))
 
     def _thaw_one(self, number: int) -> None:
-        gone = _ended(self._holder)
+        gone = self._holder.ended()
         try:
             fcntl.ioctl(self._descriptors[number], _FITHAW, 0)
         except OSError as error:
@@ -142,38 +143,45 @@ class Watchdog:
     def _thaw_late(self) -> None:
         """A FIFREEZE of the dead holder may still hang in the kernel and succeed later."""
         while self._frozen:
-            if _ended(self._holder, 0.25):
+            if self._holder.ended(0.25):
                 time.sleep(0.02)  # a FITHAW that fails for good must not keep a processor busy
             self._thaw()
 
     def _end_processes(self) -> None:
         end = time.monotonic() + KEEPERS_GRACE
-        poll = select.poll()
-        waiting = set(self._keepers.values())
-        for pidfd in waiting:
-            poll.register(pidfd, select.POLLIN)
-        while waiting and (left := end - time.monotonic()) > 0:
-            for pidfd, _ in poll.poll(left * 1000):
-                waiting.discard(pidfd)
-                poll.unregister(pidfd)
-        for pidfd in waiting:
-            self._kill(pidfd)
-        for pid, pidfd in self._others.items():
-            if not _ended(pidfd):
-                # The leader lives, so the group's number is still its own.
-                try:
-                    os.killpg(pid, signal.SIGKILL)
-                except OSError:
-                    self._kill(pidfd)
-
-    @staticmethod
-    def _kill(pidfd: int) -> None:
-        with contextlib.suppress(OSError):
-            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        for keeper in self._keepers:
+            if not keeper.ended(max(0.0, end - time.monotonic())):
+                keeper.kill()
+        for other in self._others:
+            other.kill_group()
 
 
-def _ended(pidfd: int, seconds: float = 0.0) -> bool:
-    """Whether the whole process has ended, waiting ``seconds`` at most."""
-    poll = select.poll()
-    poll.register(pidfd, select.POLLIN)
-    return bool(poll.poll(seconds * 1000))
+class _Thaw:
+    """One filesystem's FITHAW, in a thread of its own: one that blocks must not stop the others.
+
+    The thread is started with the watchdog: where memory is short there may be none for another later.
+    """
+
+    def __init__(self, body: Callable[[], None]) -> None:
+        self._body = body
+        self._order, self._idle = threading.Lock(), threading.Lock()
+        self._order.acquire()
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def begin(self) -> None:
+        """Thaw it, if that is not being done already."""
+        if self._idle.acquire(blocking=False):
+            self._order.release()
+
+    def wait(self, seconds: float) -> None:
+        """Return when it is done, or after ``seconds``."""
+        if self._idle.acquire(timeout=seconds):
+            self._idle.release()
+
+    def _serve(self) -> None:
+        while True:
+            self._order.acquire()
+            try:
+                self._body()
+            finally:
+                self._idle.release()

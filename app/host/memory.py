@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import os
 
 MCL_CURRENT = 1
 MCL_ONFAULT = 4
@@ -11,7 +10,7 @@ MCL_ONFAULT = 4
 
 
 def stay_resident(*, everything: bool) -> None:
-    """Lock this process in memory and keep it from the OOM killer, as far as we are allowed to.
+    """Lock this process in memory, as far as we are allowed to.
 
     ``everything``: also what was never touched yet, which costs some MB; otherwise what is in memory
     now. Never raises: without the right, the kernel decides as for any other process.
@@ -19,8 +18,3 @@ def stay_resident(*, everything: bool) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if everything or libc.mlockall(MCL_CURRENT | MCL_ONFAULT) != 0:
         libc.mlockall(MCL_CURRENT)
-    try:
-        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
-            file.write("-1000" if os.geteuid() == 0 else "0")
-    except OSError:
-        pass

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 from app.errors import HostUnfit
 from app.host import trust
+from app.host.precedence import as_given
 
 SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -107,22 +108,23 @@ class Program:
         root = os.geteuid() == 0
         executable = self._file if self._descriptor is None else f"/proc/self/fd/{self._descriptor}"
         try:
-            return subprocess.Popen(
-                self.argv,
-                executable=executable,
-                pass_fds=() if self._descriptor is None else (self._descriptor,),
-                stdin=subprocess.PIPE,
-                stdout=output,
-                stderr=subprocess.STDOUT if merge_errors else subprocess.DEVNULL,
-                bufsize=0,
-                cwd="/",
-                env=self._environment,
-                start_new_session=True,
-                umask=0o077,
-                user=self.account.uid if root else None,
-                group=self.account.gid if root else None,
-                extra_groups=self.account.groups if root else None,
-            )
+            with as_given():
+                return subprocess.Popen(
+                    self.argv,
+                    executable=executable,
+                    pass_fds=() if self._descriptor is None else (self._descriptor,),
+                    stdin=subprocess.PIPE,
+                    stdout=output,
+                    stderr=subprocess.STDOUT if merge_errors else subprocess.DEVNULL,
+                    bufsize=0,
+                    cwd="/",
+                    env=self._environment,
+                    start_new_session=True,
+                    umask=0o077,
+                    user=self.account.uid if root else None,
+                    group=self.account.gid if root else None,
+                    extra_groups=self.account.groups if root else None,
+                )
         except OSError as error:
             raise HostUnfit(f"{self._file}: cannot be started: {error.strerror}") from error
 

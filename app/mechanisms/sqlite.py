@@ -24,6 +24,7 @@ from typing import Any
 from app.errors import HostUnfit
 from app.host import trust
 from app.host.fork import Child, fork_child, reap
+from app.host.precedence import as_given
 from app.mechanisms import ConnectionLost, Register, StepFailed, Waiter
 from app.plan import Options, Step
 
@@ -69,7 +70,8 @@ class SqliteConnection:
         self._children: list[Child] = []
         try:
             for (uid, gid), databases in by_owner.items():
-                child = fork_child(functools.partial(_serve, uid=uid, gid=gid, paths=databases))
+                with as_given():
+                    child = fork_child(functools.partial(_serve, uid=uid, gid=gid, paths=databases))
                 self._children.append(child)
                 register(child.pid)
             self._ask("open", deadline)

@@ -1,0 +1,70 @@
+"""Whether a process lives, and moves: by descriptors, since the number of one that ended may serve again."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+
+
+class Life:
+    """A process that is watched. Raises OSError where it has ended already.
+
+    Opened while nothing is frozen; what follows opens nothing.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self._pidfd = os.pidfd_open(pid)
+        try:
+            self._stat = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            os.close(self._pidfd)
+            raise
+
+    def fileno(self) -> int:
+        """A descriptor that becomes readable when the process ends."""
+        return self._pidfd
+
+    def ended(self, seconds: float = 0.0) -> bool:
+        """Whether the whole process has ended, waiting ``seconds`` at most."""
+        poll = select.poll()
+        poll.register(self._pidfd, select.POLLIN)
+        return bool(poll.poll(seconds * 1000))
+
+    def stopped(self) -> bool:
+        """Whether a signal or a tracer has stopped it (proc(5), state T or t).
+
+        Not so one that waits for a processor, however long: it still moves by itself.
+        """
+        try:
+            status = os.pread(self._stat, 512, 0)
+        except OSError:
+            return False  # it has ended
+        return status[status.rfind(b")") + 2 :][:1] in (b"T", b"t")
+
+    def kill(self) -> None:
+        """SIGKILL to it; never raises."""
+        with contextlib.suppress(OSError):
+            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+
+    def kill_group(self) -> None:
+        """SIGKILL to it, if it lives, and to all that it started in its group; never raises."""
+        # While a leader lives, its group's number is its own.
+        if not self.ended():
+            try:
+                os.killpg(self.pid, signal.SIGKILL)
+            except OSError:
+                self.kill()
+
+    def over(self) -> bool:
+        """Whether it has ended; if so it is closed, too."""
+        if ended := self.ended():
+            self.close()
+        return ended
+
+    def close(self) -> None:
+        """Let go of its descriptors."""
+        os.close(self._pidfd)
+        os.close(self._stat)
