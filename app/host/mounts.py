@@ -32,7 +32,7 @@ _RESOURCE_LINKS = (
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """One line of mountinfo, its escapes undone."""
+    """One line of mountinfo, its escapes undone. ``parent``: the identifier of the mount that it is on."""
 
     identifier: int
     device: str
@@ -42,6 +42,7 @@ class Mount:
     source: str
     options: frozenset[str]
     super_options: frozenset[str]
+    parent: int = 0
 
     @property
     def depth(self) -> int:
@@ -78,6 +79,7 @@ def parse_mountinfo(text: str) -> list[Mount]:
                 source=unescape(rest[1]),
                 options=frozenset(fields[5].split(",")),
                 super_options=frozenset(rest[2].split(",")),
+                parent=int(fields[1]),
             )
         )
     return mounts
@@ -94,28 +96,83 @@ def select(
 ) -> list[Mount]:
     """One mount for each filesystem to freeze, deepest first, ``/`` last.
 
-    Several mounts of one filesystem (bind mounts, subvolumes) count once, by the shallowest. With
-    ``freeze.mounts`` empty: filesystems on disks that can be written and frozen, no loop device, no
-    resource disk. A named mount is taken whatever it is.
+    Several mounts of one filesystem (bind mounts, subvolumes) count once: as ``/`` if it is mounted
+    there, else by a mount of the whole of it, else by the shallowest. With ``freeze.mounts`` empty:
+    filesystems on disks that can be written, frozen and reached, no loop device, no resource disk. A
+    named mount is taken whatever it is. See ``left_out`` for what ``freeze.skip`` does.
+
+    What the disks beneath are made of (LVM, thin pools, md, dm-crypt) gives no order: freezing a
+    filesystem writes to its device and leaves the device itself alone.
 
     Raises HostUnfit if a named mount is not a mount point, or is of a kind that cannot be frozen.
     """
     if not freeze.enabled:
         return []
-    # Of two mounts on one path the later hides the earlier.
-    visible = list({mount.path: mount for mount in mounts}.values())
-    skipped = {_normal(path) for path in freeze.skip}
+    mounts = list(mounts)
     if freeze.mounts:
-        by_path = {mount.path: mount for mount in visible}
+        # Of two mounts on one path the later hides the earlier.
+        by_path = {mount.path: mount for mount in mounts}
         chosen = [_named(by_path, path) for path in freeze.mounts]
     else:
-        chosen = [mount for mount in visible if _automatic(mount, resource_devices)]
-    skipped_devices = {mount.device for mount in visible if mount.path in skipped}
-    once: dict[str, Mount] = {}
-    for mount in sorted(chosen, key=lambda m: (m.depth, len(m.root), m.path)):
-        if mount.device not in skipped_devices:
-            once.setdefault(mount.device, mount)
+        chosen = [mount for mount in reachable(mounts) if _automatic(mount, resource_devices)]
+    skipped = left_out(mounts, freeze.skip)
+    once = _one_each(mount for mount in chosen if mount.device not in skipped)
     return sorted(once.values(), key=lambda m: (-m.depth, m.path))
+
+
+def _one_each(mounts: Iterable[Mount]) -> dict[str, Mount]:
+    """By device (major:minor), the mount that its filesystem goes by."""
+    once: dict[str, Mount] = {}
+    for mount in sorted(mounts, key=lambda m: (m.path != "/", m.root != "/", m.depth, len(m.root), m.path)):
+        once.setdefault(mount.device, mount)
+    return once
+
+
+def reachable(mounts: Iterable[Mount]) -> list[Mount]:
+    """Those that their path leads to: no other mount lies over them, or over a folder on the way."""
+    mounts = list(mounts)
+    by_identifier = {mount.identifier: mount for mount in mounts}
+    upon: dict[int, dict[str, list[Mount]]] = {}
+    for mount in mounts:
+        upon.setdefault(mount.parent, {}).setdefault(mount.path, []).append(mount)
+
+    def hidden(mount: Mount, above: Mount | None = None) -> bool:
+        over = upon.get(mount.identifier, {}).get(mount.path, ())
+        parent = by_identifier.get(mount.parent)
+        if any(other is not above and other is not mount for other in over):
+            return True
+        if parent is None or parent is mount:
+            return False
+        folder = os.path.dirname(mount.path)
+        while len(folder) > len(parent.path):
+            if folder in upon[parent.identifier]:
+                return True
+            folder = os.path.dirname(folder)
+        return hidden(parent, mount)
+
+    # Where two lie on one folder of one parent, which propagation can bring about, the later counts.
+    return list({mount.path: mount for mount in mounts if not hidden(mount)}.values())
+
+
+def left_out(mounts: Iterable[Mount], skip: Iterable[str]) -> frozenset[str]:
+    """Devices (major:minor) of the filesystems that ``freeze.skip`` leaves out.
+
+    A filesystem is frozen as a whole or not at all. So naming a mount that shows a part of it (a bind
+    mount of a folder, a subvolume) leaves it out only if it goes by that mount, or if no other mount
+    shows more: who skips ``/home`` does not skip ``/``, of which it is a subvolume.
+    """
+    mounts = reachable(mounts)
+    named = {_normal(path) for path in skip}
+    ones = _one_each(mounts)
+    found = set()
+    for mount in mounts:
+        if mount.path in named:
+            whole = mount.root.rstrip("/")
+            others = (m.root for m in mounts if m.device == mount.device)
+            covers = all(root == mount.root or root.startswith(f"{whole}/") for root in others)
+            if covers or ones[mount.device] is mount:
+                found.add(mount.device)
+    return frozenset(found)
 
 
 def select_for_extension(
