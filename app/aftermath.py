@@ -8,12 +8,15 @@ import time
 from collections.abc import Mapping
 
 from app import answers, control, history, journal, report
+from app import manifest as manifests
 from app.errors import Exit, StillframeError
 from app.journal import Journal
+from app.manifest import Manifest
 from app.mechanisms import StepFailed, Waiter
 from app.paths import Paths
 from app.plan import Application, Plan
 from app.recipe import Recipe
+from app.report import Report
 from app.template import mentioned
 
 
@@ -82,12 +85,24 @@ class Aftermath:
         ), f"{found['achieved']}: {'; '.join(found['because']) or 'held without a break'}"
 
     def write(self) -> None:
-        """Keep the report. Never raises: a full disk must not change what was achieved."""
+        """Keep the report, and the manifest. Never raises: a full disk must not change what was achieved."""
+        found = self.report()
         try:
-            number = history.save(self._paths, self.report())
+            number = history.save(self._paths, found)
             self._notes.note("reported", number=number)
         except OSError as error:
             self._notes.note("not_reported", reason=str(error))
+        self.manifest(found)
+
+    def manifest(self, found: Report) -> None:
+        """Write the manifests anew, with what is known now. Never raises."""
+        try:
+            places = Manifest(self._plan, self._paths)
+        except (StillframeError, OSError) as error:
+            self._notes.note("manifest", wrong=[str(error)])
+            return
+        self._notes.note("manifest", wrong=places.write(manifests.after(found)))
+        places.close()
 
     def clear(self) -> None:
         """Remove what only a hold in progress needs; kept if something is still not released."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from app import freeze, history, hold, journal, recovery, report, snapshot, verify
+from app import freeze, history, hold, journal, manifest, recovery, report, snapshot, verify
 from app.aftermath import Aftermath
 from app.errors import HostUnfit, SnapshotFailed, StillframeError
 from app.freeze import Target
@@ -159,7 +159,13 @@ def run(plan: Plan, paths: Paths, progress: Progress) -> report.Report:
         details = provider.finish(context, taken)
     if details:
         held.notes.note("snapshot_finished", details=dict(details))
-    return conclude(plan, paths, held)
+    found = conclude(plan, paths, held)
+    if taken is not None and taken.manifest:
+        try:
+            manifest.put_beside(taken.manifest, manifest.after(found))
+        except OSError as error:
+            progress(f"warning: {taken.manifest}: {error.strerror}")
+    return found
 
 
 def _held(
@@ -216,6 +222,7 @@ def conclude(plan: Plan, paths: Paths, held: hold.Hold) -> report.Report:
     if written:
         return history.load(paths, int(written[-1]))
     found = aftermath.report()
+    aftermath.manifest(found)
     try:
         found = {"number": history.save(paths, found), **found}
     except OSError as error:

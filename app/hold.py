@@ -20,6 +20,7 @@ from app.holder import Holder
 from app.host.fork import Child, fork_child, keep_in_children, reap
 from app.host.mounts import Mount, open_mount
 from app.journal import Journal
+from app.manifest import Manifest
 from app.paths import Paths
 from app.plan import Application, Plan
 from app.recipe import all_steps
@@ -193,6 +194,7 @@ def start(
         provider=plan.snapshot.provider,
         **facts,
     )
+    manifest = Manifest(plan, paths)
     _remember(plan, paths)
     control.remove(paths)
 
@@ -200,11 +202,12 @@ def start(
 
     def body(channel: socket.socket) -> None:
         keep_in_children(kept)
-        Holder(plan, kind, channel, notes, paths, targets, give_up_at, sync_only).run()
+        Holder(plan, kind, channel, notes, paths, targets, give_up_at, sync_only, manifest).run()
 
-    also = [notes.descriptor, kept, *(t.descriptor for t in targets)]
+    also = [notes.descriptor, kept, *manifest.descriptors, *(t.descriptor for t in targets)]
     holder = fork_child(body, session=True, also_keep=also)
     os.close(kept)
+    manifest.close()
     return Hold(holder, alive, notes)
 
 

@@ -18,7 +18,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from app import control, freeze
+from app import control, freeze, journal, report
+from app import manifest as manifests
 from app.aftermath import Aftermath
 from app.freeze import FreezeFailed, Freezer, Target
 from app.host.fork import fork_child, reap
@@ -26,6 +27,7 @@ from app.host.memory import stay_resident
 from app.host.precedence import take_precedence
 from app.journal import Journal
 from app.keepers import GRACE, SILENT_BEATS, Keepers, Started
+from app.manifest import Manifest
 from app.paths import Paths
 from app.plan import Plan
 from app.watchdog import TICK, Watchdog
@@ -52,8 +54,10 @@ class Holder:
         targets: Sequence[Target],
         give_up_at: float,
         sync_only: bool,
+        manifest: Manifest,
     ) -> None:
         self._plan = plan
+        self._manifest = manifest
         self._kind = kind
         self._client: socket.socket | None = client
         self._client_started = Started()
@@ -258,10 +262,7 @@ class Holder:
             self._begin_release()
         elif settled:
             self._phase = "held"
-            if self._sync_only:
-                self._in_thread("sync", self._sync)
-            else:
-                self._reply(held=True)
+            self._in_thread("settle", self._settle)
 
     def _in_thread(self, name: str, body: Callable[[], dict[str, Any]]) -> None:
         def work() -> None:
@@ -274,7 +275,7 @@ class Holder:
         os.read(self._wake_read, 4096)
         while self._results:
             name, result = self._results.popleft()
-            if name == "sync" and self._phase == "held":
+            if name == "settle" and self._phase == "held":
                 self._reply(held=True)
             elif name in ("freeze", "thaw") and self._request == name:
                 self._reply(**result)
@@ -283,7 +284,13 @@ class Holder:
                 self._keepers.verify(broken=bool(self._broken))
                 self._release()
 
-    def _sync(self) -> dict[str, Any]:
+    def _settle(self) -> dict[str, Any]:
+        """All are held: write down who, and where they stand; and write back, where nobody freezes."""
+        found = report.build(self._plan, journal.read(self._paths.journal))
+        wrong = self._manifest.write(manifests.before(found))
+        self._journal.note("manifest", wrong=wrong)
+        if not self._sync_only:
+            return {}
         freeze.presync(self._targets, time.monotonic() + FREEZE_SECONDS, self._journal.note, rounds=1)
         self._journal.note("synced")
         return {}

@@ -26,6 +26,7 @@ def narrate(report: Report, *, timeline: bool = True) -> str:
         lines.append(f"  {filesystem['mount']:<10} {_filesystem(filesystem)}")
     if report["stuck"]:
         lines.append(f"  STUCK      {', '.join(report['stuck'])}: run 'app thaw' and 'app recover'")
+    lines += [f"  manifest   not written: {_one_line(wrong)}" for wrong in report.get("manifest_failed", ())]
     if report.get("not_kept"):
         lines.append(f"  not kept   {report['not_kept']}")
     if timeline and report["timeline"]:

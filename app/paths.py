@@ -49,6 +49,11 @@ class Paths:
         return f"{self.lib}/reports"
 
     @property
+    def manifest(self) -> str:
+        """What the last hold held, and where it stood; on disk, and so in the snapshot of that disk."""
+        return f"{self.lib}/manifest.json"
+
+    @property
     def answers(self) -> str:
         """On disk too: a folder of the answers that releasing what is outstanding needs."""
         return f"{self.lib}/answers"

@@ -167,10 +167,14 @@ class Freeze:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Which provider ``app run`` hands off to, with its options (JSON values)."""
+    """Which provider ``app run`` hands off to, with its options (JSON values).
+
+    ``manifests``: further places for the manifest, on the filesystems that are snapshotted.
+    """
 
     provider: str
     options: Options
+    manifests: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

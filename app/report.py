@@ -58,6 +58,7 @@ def build(plan: Plan, events: Sequence[Event]) -> Report:
             for e in events
             if e["event"] == "hazard"
         ],
+        "manifest_failed": [w for e in events if e["event"] == "manifest" for w in e.get("wrong", ())],
         "framework_error": _framework_error(begin, events, broken, applications),
         "seconds": round(float(events[-1]["t"]) - zero, 6) if events else 0.0,
         "timeline": _timeline(events, zero),

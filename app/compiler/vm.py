@@ -135,7 +135,7 @@ def agree_snapshot(agreement: Agreement) -> Snapshot:
     for policy in agreement.policies:
         final = Resolver(policy, agreement.findings)
         staged = Resolver(policy, agreement.findings, SNAPSHOT_PLACEHOLDERS)
-        own = {k: v for k, v in policy.data.get("snapshot", {}).items() if k != "provider"}
+        own = {k: v for k, v in policy.data.get("snapshot", {}).items() if k not in ("provider", "manifest")}
         for key, given in own.items():
             part = schema.get("properties", {}).get(key, {})
             value = (staged if key in FILLED else final).value(given, part, ("snapshot", key))
@@ -150,7 +150,25 @@ def agree_snapshot(agreement: Agreement) -> Snapshot:
             options.setdefault(key, value)
             setters.setdefault(key, policy)
     _check_options(agreement, schema, options, setters)
-    return Snapshot(provider=provider, options=options)
+    return Snapshot(provider=provider, options=options, manifests=_manifests(agreement))
+
+
+def _manifests(agreement: Agreement) -> tuple[str, ...]:
+    """Every place that a policy names for the manifest."""
+    found: set[str] = set()
+    for policy in agreement.policies:
+        given = policy.data.get("snapshot", {}).get("manifest", [])
+        for path in [given] if isinstance(given, str) else given:
+            if normal_path(path):
+                found.add(path)
+            else:
+                agreement.findings.add(
+                    policy.root,
+                    ("snapshot", "manifest"),
+                    f"{show(path)} is not a full, normal path",
+                    "a file in an existing folder that only root can write to",
+                )
+    return tuple(sorted(found))
 
 
 def _check_options(

@@ -218,19 +218,28 @@ def _conditions(description: str) -> Schema:
 
 
 def _snapshot() -> Schema:
+    common = {
+        "provider": {"enum": snapshot.names(), "description": "name of the provider"},
+        "manifest": {
+            "type": ["string", "array"],
+            "pattern": _FULL_PATH,
+            "items": {"type": "string", "pattern": _FULL_PATH},
+            "description": "further files for the manifest, on filesystems that are snapshotted",
+        },
+    }
     branches = []
     for name in snapshot.names():
         own = _open(provider_schema(name))
         branches.append(
             {
                 "if": {"properties": {"provider": {"const": name}}, "required": ["provider"]},
-                "then": {**own, "properties": {"provider": True, **own.get("properties", {})}},
+                "then": {**own, "properties": {**dict.fromkeys(common, True), **own.get("properties", {})}},
             }
         )
     return {
         "type": "object",
         "description": "who takes the snapshot in app run, with its own keys",
-        "properties": {"provider": {"enum": snapshot.names(), "description": "name of the provider"}},
+        "properties": common,
         "allOf": branches,
     }
 

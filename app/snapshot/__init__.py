@@ -56,10 +56,15 @@ class Context:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """A snapshot that was taken: where it is, and what is worth keeping about it (JSON values)."""
+    """A snapshot that was taken: where it is, and what is worth keeping about it (JSON values).
+
+    ``manifest``: where a file that tells of it may stand beside it, in a folder that ``prepare`` found
+    to be root's alone; "" for nowhere.
+    """
 
     reference: str
     details: Mapping[str, Any] = field(default_factory=dict)
+    manifest: str = ""
 
 
 class Provider(Protocol):

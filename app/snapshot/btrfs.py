@@ -82,7 +82,8 @@ class BtrfsSnapshot:
         except OSError as error:
             why = "they are on different filesystems" if error.errno == errno.EXDEV else error.strerror
             raise SnapshotFailed(f"btrfs could not make the snapshot {context.name}: {why}") from error
-        return Taken(f"{self._options['destination']}/{context.name}")
+        where = f"{self._options['destination']}/{context.name}"
+        return Taken(where, manifest=f"{where}.manifest.json")
 
     def finish(self, context: Context, taken: Taken | None) -> Mapping[str, Any]:
         """Close both folders."""
