@@ -114,7 +114,7 @@ def select(
         by_path = {mount.path: mount for mount in mounts}
         chosen = [_named(by_path, path) for path in freeze.mounts]
     else:
-        chosen = [mount for mount in reachable(mounts) if _automatic(mount, resource_devices)]
+        chosen = [mount for mount in reachable(mounts) if chosen_automatically(mount, resource_devices)]
     skipped = left_out(mounts, freeze.skip)
     once = _one_each(mount for mount in chosen if mount.device not in skipped)
     return sorted(once.values(), key=lambda m: (-m.depth, m.path))
@@ -200,7 +200,8 @@ def _named(by_path: dict[str, Mount], path: str) -> Mount:
     return mount
 
 
-def _automatic(mount: Mount, resource_devices: frozenset[str]) -> bool:
+def chosen_automatically(mount: Mount, resource_devices: frozenset[str] = frozenset()) -> bool:
+    """Whether ``mounts = "auto"`` means this one: on a disk of this VM, can be written to and frozen."""
     if mount.kind not in FREEZABLE or mount.read_only or not mount.source.startswith("/dev/"):
         return False
     if mount.source.startswith("/dev/loop"):

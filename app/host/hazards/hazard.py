@@ -46,6 +46,8 @@ KINDS: dict[str, Kind] = {
     "nested-mount": Kind(
         WARNING, "the two are not of one moment in the snapshot, and a restore puts one upon the other"
     ),
+    "skip-part": Kind(WARNING, "it is frozen all the same: a filesystem is frozen as a whole or not at all"),
+    "hidden-mount": Kind(WARNING, "whoever has files open there goes on writing while the snapshot is taken"),
     "container-storage": Kind(
         WARNING, "containers stand still with it, so that health checks may fail and restart them"
     ),

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 from app.host.hazards.hazard import Hazard
 from app.host.hazards.scene import Scene
-from app.host.mounts import FREEZABLE, Mount, unescape
+from app.host.mounts import FREEZABLE, Mount, chosen_automatically, left_out, reachable, unescape
 
 _ALSO_FREEZABLE = frozenset({"bcachefs", "reiserfs"})
 """Types that are never chosen automatically and have a freeze_fs nevertheless."""
@@ -34,6 +34,8 @@ def look(scene: Scene) -> Iterator[Hazard]:
         yield from _kinds(scene)
         yield from _loops(scene)
         yield from _nested(scene)
+        yield from _skipped_in_part(scene)
+        yield from _hidden(scene)
         yield from _containers(scene)
         yield from _exports(scene)
 
@@ -121,18 +123,47 @@ def _stacked(scene: Scene, loop: str) -> tuple[set[str], set[str]]:
 
 
 def _nested(scene: Scene) -> Iterator[Hazard]:
-    skipped = {path.rstrip("/") or "/" for path in scene.skip}
-    devices = {mount.device: mount for mount in scene.mounts if mount.path in skipped}
+    skipped = left_out(scene.mounts, scene.skip)
     for mount in scene.freezing:
         if mount.path == "/":
             continue
         beneath = scene.mount_of(os.path.dirname(mount.path))
-        if beneath is not None and beneath.device in devices and beneath.device != mount.device:
+        if beneath is not None and beneath.device in skipped and beneath.device != mount.device:
             yield Hazard(
                 "nested-mount",
                 f"{mount.path} is frozen, and {beneath.path}, on which it is mounted, is in freeze.skip",
                 f'freeze both or neither: freeze.skip = ["{beneath.path}", "{mount.path}"]',
                 mount=mount.path,
+            )
+
+
+def _skipped_in_part(scene: Scene) -> Iterator[Hazard]:
+    """Mounts of freeze.skip whose filesystem is frozen all the same, because it is more than they show."""
+    named = {path.rstrip("/") or "/" for path in scene.skip}
+    for mount in scene.mounts:
+        whole = scene.frozen(mount.device)
+        if mount.path in named and whole is not None:
+            yield Hazard(
+                "skip-part",
+                f"{mount.path} is in freeze.skip, and only a part of the filesystem of {whole.path}",
+                f'to leave out all of it: freeze.skip = ["{whole.path}"]; or take {mount.path} out',
+                path=mount.path,
+                mount=whole.path,
+            )
+
+
+def _hidden(scene: Scene) -> Iterator[Hazard]:
+    """Filesystems that would be frozen if a path led to them; what is open on them is still written to."""
+    known = {mount.device for mount in (*reachable(scene.mounts), *scene.freezing)}
+    known |= left_out(scene.mounts, scene.skip)
+    for mount in scene.mounts:
+        if mount.device not in known and chosen_automatically(mount):
+            known.add(mount.device)
+            yield Hazard(
+                "hidden-mount",
+                f"{mount.source}, mounted on {mount.path}, is not frozen: another mount lies over it",
+                f"unmount what lies over it, or mount it in a second place: mount {mount.source} FOLDER",
+                path=mount.path,
             )
 
 

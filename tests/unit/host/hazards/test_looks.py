@@ -17,7 +17,7 @@ from app.paths import Paths
 
 MOUNTS = r"""20 1 8:1 / / rw - ext4 /dev/sda1 rw
 21 20 8:2 / /srv rw - xfs /dev/sda2 rw
-22 20 8:3 / /srv/deep rw - ext4 /dev/sda3 rw
+22 21 8:3 / /srv/deep rw - ext4 /dev/sda3 rw
 23 20 0:30 / /run rw - tmpfs tmpfs rw
 24 20 8:2 /sub /bind rw - xfs /dev/sda2 rw
 25 20 7:3 / /image rw - ext4 /dev/loop3 rw
@@ -165,8 +165,23 @@ def test_kinds_that_the_kernel_cannot_freeze(machine: Machine) -> None:
 
 def test_frozen_upon_skipped(machine: Machine) -> None:
     assert machine.find("/srv/deep", skip=("/srv/",))["nested-mount"].severity == WARNING
-    assert machine.find("/srv/deep", skip=("/bind",))["nested-mount"].mount == "/srv/deep"
     assert machine.find("/srv/deep") == {}
+    whole = MOUNTS.replace("8:2 /sub /bind", "8:2 / /bind")
+    assert machine.find("/srv/deep", skip=("/bind",), mounts=whole)["nested-mount"].mount == "/srv/deep"
+
+
+def test_skip_of_a_part_of_a_filesystem(machine: Machine) -> None:
+    found = machine.find("/srv/deep", "/srv", skip=("/bind/",))
+    assert found.keys() == {"skip-part"}
+    assert (found["skip-part"].path, found["skip-part"].mount) == ("/bind", "/srv")
+
+
+def test_filesystem_that_no_path_leads_to(machine: Machine) -> None:
+    over = f"{MOUNTS}28 21 8:5 / /srv rw - ext4 /dev/sda5 rw\n".replace("8:2 /sub", "8:6 /sub")
+    # /srv/deep lies on the hidden /srv: both are.
+    every = {h.path for h in find(machine.scene("/", mounts=over), {}) if h.name == "hidden-mount"}
+    assert every == {"/srv", "/srv/deep"}
+    assert machine.find("/", mounts=over.replace("8:6 /sub", "8:2 /sub"))["hidden-mount"].path == "/srv/deep"
 
 
 def test_container_storage(machine: Machine) -> None:
