@@ -8,6 +8,7 @@ import os
 from collections.abc import Mapping
 
 from app import history
+from app.document import dump
 from app.host import trust
 from app.paths import Paths
 from app.plan import Application
@@ -23,7 +24,7 @@ def keep(paths: Paths, application: str, saved: Mapping[str, str]) -> None:
     """Write them down, whole or not at all, before what they tell of is changed. Raises OSError."""
     os.makedirs(paths.answers, mode=0o700, exist_ok=True)
     temporary = f"{paths.answers}/.{application}.new"
-    history.write_private(temporary, json.dumps(dict(saved), sort_keys=True, ensure_ascii=False) + "\n")
+    history.write_private(temporary, dump(dict(saved)))
     os.rename(temporary, f"{paths.answers}/{application}.json")
     folder = os.open(paths.answers, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

@@ -7,6 +7,7 @@ import os
 import re
 from typing import Any
 
+from app.document import dump
 from app.errors import HostUnfit, Misused
 from app.paths import Paths
 
@@ -28,9 +29,8 @@ def save(paths: Paths, report: dict[str, Any]) -> int:
     os.makedirs(paths.reports, mode=0o700, exist_ok=True)
     known = numbers(paths)
     number = (known[-1] if known else 0) + 1
-    text = json.dumps({"number": number, **report}, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
     temporary = f"{paths.reports}/.{number:06d}.{os.getpid()}"
-    write_private(temporary, text)
+    write_private(temporary, dump({"number": number, **report}))
     os.rename(temporary, f"{paths.reports}/{number:06d}.json")
     for old in known[: max(0, len(known) + 1 - KEPT)]:
         os.unlink(f"{paths.reports}/{old:06d}.json")

@@ -14,6 +14,8 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from app.document import plain
+
 Event = Mapping[str, Any]
 
 
@@ -30,7 +32,7 @@ class Journal:
             {"t": time.monotonic(), "event": event, **facts}, ensure_ascii=False, separators=(",", ":")
         )
         with contextlib.suppress(OSError):
-            os.write(self.descriptor, line.encode(errors="replace") + b"\n")
+            os.write(self.descriptor, plain(line).encode() + b"\n")
 
     def close(self) -> None:
         """Close the descriptor."""

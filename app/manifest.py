@@ -9,11 +9,11 @@ names a place for it.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from app.document import dump
 from app.errors import HostUnfit
 from app.host import trust
 from app.paths import Paths
@@ -76,11 +76,6 @@ def after(report: Mapping[str, Any]) -> dict[str, Any]:
         "snapshot": report["snapshot"],
         "complete": True,
     }
-
-
-def dump(content: Mapping[str, Any]) -> str:
-    """The manifest's text."""
-    return json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 
 def put_beside(path: str, content: Mapping[str, Any]) -> None:

@@ -95,5 +95,7 @@ def _seconds(value: float) -> str:
 
 
 def _one_line(text: str) -> str:
-    line = " ".join(str(text).split())
+    # A server's answer may hold anything, also what a terminal would obey.
+    words = " ".join(str(text).split())
+    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in words)
     return line if len(line) <= 160 else line[:157] + "..."

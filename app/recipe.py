@@ -144,7 +144,9 @@ class Recipe:
         for name, value in zip(step.save, values, strict=False):
             plain, _, form = name.partition(":")
             try:
-                self.saved[plain] = bytes.fromhex(value).decode(errors="replace") if form == "hex" else value
+                self.saved[plain] = (
+                    bytes.fromhex(value).decode(errors="surrogateescape") if form == "hex" else value
+                )
             except ValueError:
                 raise StepFailed(f"{describe(step)}: {_short(value)!r} is not hexadecimal") from None
 

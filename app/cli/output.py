@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import click
+
+from app.document import dump
 
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 
@@ -13,6 +14,6 @@ json_option = click.option("--json", "as_json", is_flag=True, help="One JSON doc
 def emit(data: Any, text: str, as_json: bool) -> None:
     """Print ``data`` as JSON, or ``text``."""
     if as_json:
-        click.echo(json.dumps(data, indent=2, sort_keys=True, ensure_ascii=False))
+        click.echo(dump(data), nl=False)
     elif text:
         click.echo(text)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
+from app.document import dump
 from app.errors import HostUnfit
+from app.journal import Journal, read
 from app.mechanisms import StepFailed, Waiter
 from app.plan import Step, Variant
 from app.recipe import Recipe, choose
@@ -50,6 +54,17 @@ def test_groups_are_saved_and_hex_is_decoded() -> None:
     expect = r"^(\S+)\|([0-9a-f]*)\|([0-9a-f]*)$"
     assert made.perform([step(expect=expect, save=("lsn", "label:hex", "map:hex"), proof=True)], 0)
     assert made.saved == {"lsn": "0/2", "label": "LABEL\n", "map": ""}
+
+
+def test_bytes_that_are_no_utf8_survive_the_journal_and_the_report(tmp_path: Path) -> None:
+    made, _ = recipe("2f64ff0a1b")
+    made.perform([step(expect=r"^(.*)$", save=("map:hex",))], 0)
+    notes = Journal(str(tmp_path / "journal"))
+    notes.note("quiesced", app="db", saved=made.saved)
+    (event,) = read(str(tmp_path / "journal"))
+    (tmp_path / "report").write_text(dump({"saved": event["saved"]}), encoding="utf-8")
+    saved = json.loads((tmp_path / "report").read_text(encoding="utf-8"))["saved"]
+    assert saved["map"].encode(errors="surrogateescape") == b"/d\xff\n\x1b"
 
 
 def test_one_name_saves_the_whole_answer() -> None:
