@@ -224,7 +224,8 @@ def _level(
         given_up = {e.get("app") for e in events if e["event"] == "given_up"}
         because += [f"{a['name']}: {'; '.join(a['because'])}" for a in applications if a["name"] in given_up]
         return Level.NONE, [*because, f"no snapshot: {snapshot.get('reason', snapshot['state'])}"]
-    if not any(e["event"] == "end" for e in events):
+    unended = not any(e["event"] == "end" for e in events)
+    if unended:
         because.append("the hold never came to its end")
     base = Level[str(begin.get("unfrozen_level", "crash")).upper()]
     if begin.get("kind") == "pre":
@@ -242,11 +243,7 @@ def _level(
             because.append(f"{application['name']}: {'; '.join(application['because'])}")
         else:
             achieved.append(_own_level(plan, application["name"]))
-    if (
-        broken
-        or not any(a.has_steps for a in plan.applications)
-        or (because and any(b.startswith("the hold") for b in because))
-    ):
+    if broken or unended or not any(a.has_steps for a in plan.applications):
         achieved.append(base)
     # A policy that asks for no freeze knows that its snapshot is atomic: what was written back before it
     # counts. One that asked for a freeze and got none does not.
