@@ -27,10 +27,17 @@ ROOT = Path(__file__).resolve().parents[2]
 CACHE = ROOT / ".build" / "vm"
 GUEST = Path(__file__).with_name("guest")
 
-PACKAGES = ("busybox", "e2fsprogs", "lvm2", "sqlite3", "util-linux")
-"""No xfsprogs: it brings Python. The disks are made out here, and log recovery is the kernel's."""
+PACKAGES = ("btrfs-progs", "busybox", "e2fsprogs", "kmod", "lvm2", "mdadm", "sqlite3",
+            "thin-provisioning-tools", "util-linux")  # fmt: skip
+
+BORROWED = ("mkfs.xfs", "xfs_repair")
+"""Programs of this machine's own: their package, xfsprogs, brings Python."""
 
 MODULES = ("virtio_pci", "virtio_blk", "virtio_console", "xfs", "dm-mod", "dm-snapshot")
+"""Loaded before the root is mounted."""
+
+LATER_MODULES = ("btrfs", "dm-delay", "dm-thin-pool", "raid1")
+"""Loaded by the kernel when they are asked for."""
 
 ROOT_MEGABYTES = 700
 DATA_MEGABYTES = 320
@@ -60,7 +67,7 @@ def build(kind: str, binary: Path) -> Image:
     with cache(kind):
         packages = kernel_packages()
         initramfs = initramfs_of(packages)
-        root = _root_disk(kind, binary)
+        root = _root_disk(kind, binary, packages)
         data = data_disk(kind)
     return Image(packages / "vmlinuz", initramfs, root, data, kind)
 
@@ -234,17 +241,63 @@ def _unpack(package: Path, tree: Path) -> None:
         subprocess.run(extract, stdin=files.stdout, check=True)
 
 
-def _root_disk(kind: str, binary: Path) -> Path:
+def _root_disk(kind: str, binary: Path, packages: Path) -> Path:
     archive = root_archive()
     ours = sorted(path for path in GUEST.iterdir() if path.is_file())
-    state = [hashlib.sha256(path.read_bytes()).hexdigest() for path in (binary, Path(__file__), *ours)]
+    state = [sha256(path) for path in (binary, Path(__file__), *ours, *map(_program, BORROWED))]
 
     def make(path: Path) -> None:
         with mounted(kind, path, ROOT_MEGABYTES) as tree:
             run("tar", "--extract", "--numeric-owner", f"--directory={tree}", f"--file={archive}")
             _furnish(tree, binary)
+            install_modules(tree, packages, LATER_MODULES)
+            for name in BORROWED:
+                borrow(_program(name), tree / "usr/sbin", tree)
 
-    return made(f"root-{kind}.img", f"{archive.stat().st_mtime_ns} {state}", make)
+    stamps = (archive.stat().st_mtime_ns, packages.stat().st_mtime_ns)
+    return made(f"root-{kind}.img", f"{stamps} {state}", make)
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _program(name: str) -> Path:
+    found = shutil.which(name, path="/usr/sbin:/usr/bin:/sbin:/bin")
+    if found is None:
+        raise Unavailable(f"needs {name}")
+    return Path(found)
+
+
+def borrow(program: Path, folder: Path, tree: Path) -> None:
+    """Copy a program of this machine's into ``folder``, and into ``tree`` the libraries that it lacks."""
+    shutil.copy(program, folder / program.name)
+    for library in re.findall(r" => (/\S+)", run("ldd", str(program))):
+        name = Path(library).name
+        target = tree / "usr/lib/x86_64-linux-gnu" / name
+        if not target.exists():
+            shutil.copy(library, target)
+
+
+def install_modules(tree: Path, packages: Path, wanted: Sequence[str]) -> None:
+    """Put modules, and those that they need, where modprobe finds them."""
+    folder = tree / "usr/lib/modules" / _kernel_version(packages)
+    for module in modules_in_order(packages / "modules", wanted):
+        target = folder / module.relative_to(packages / "modules")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(module, target)
+    for name in ("modules.builtin", "modules.builtin.modinfo", "modules.order"):
+        shutil.copy(packages / "modules" / name, folder / name)
+    run("chroot", str(tree), "depmod", folder.name)
+
+
+def _kernel_version(packages: Path) -> str:
+    """The release of the kernel, as it stands in its header (Documentation/arch/x86/boot.rst)."""
+    header = (packages / "vmlinuz").read_bytes()[:0x8000]
+    start = int.from_bytes(header[0x20E:0x210], "little") + 0x200
+    return header[start : header.index(b" ", start)].decode()
 
 
 def _furnish(tree: Path, binary: Path) -> None:
@@ -263,7 +316,7 @@ def furnish(tree: Path) -> None:
     library = tree / "usr/local/lib/stillframe"
     library.mkdir()
     install(GUEST / "agent", library / "agent", 0o755)
-    for name in ("writer", "take-snapshot", "orders-server", "orders-ctl"):
+    for name in ("writer", "take-snapshot", "orders-server", "orders-ctl", "stacks"):
         install(GUEST / name, tree / "usr/local/bin" / name, 0o755)
     with (tree / "etc/passwd").open("a") as passwd, (tree / "etc/group").open("a") as group:
         passwd.write("orders:x:900:900::/var/lib/orders:/bin/sh\n")
