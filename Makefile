@@ -7,12 +7,13 @@ SOURCES := $(shell find app policies -name "*.py" -o -name "*.toml") build/app.s
 	build/requirements-binary.txt
 ARGS ?=
 
-.PHONY: help demo test test-vm lint binary bench schema clean release reproduce
+.PHONY: help demo test test-vm test-servers lint binary bench schema clean release reproduce
 
 help:
 	@echo 'make demo     a whole cycle on a scratch volume, with the proof, in a few minutes'
 	@echo 'make test     every test; those that need root are skipped without it (ARGS="-k name" for some)'
 	@echo 'make test-vm  all that is shown on virtual machines; make test runs the short form of it'
+	@echo 'make test-servers  each server 20 times on each filesystem; make test runs the short form of it'
 	@echo 'make lint     ruff, mypy, import-linter, shellcheck, and four shells over the generated scripts'
 	@echo 'make binary   dist/app, one file, checked against the source tree'
 	@echo 'make release  dist/release: one file for any Linux with glibc 2.17, packages, SBOM, checksums'
@@ -32,6 +33,10 @@ test: dist/app
 test-vm: dist/app
 	@build/bootstrap.sh
 	@STILLFRAME_TEST_VM=full $(VENV)/python -m pytest -m vm $(ARGS) tests/vm
+
+test-servers: dist/app
+	@build/bootstrap.sh
+	@STILLFRAME_TEST_SERVERS=full $(VENV)/python -m pytest $(ARGS) tests/servers
 
 lint:
 	@build/bootstrap.sh lint

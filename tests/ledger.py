@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import itertools
+import json
 import os
 import signal
 import sqlite3
@@ -76,8 +77,9 @@ def committed_sqlite(database: Path) -> set[int]:
 class Writer:
     """A writer process, from its first acknowledged commit to the end of the context.
 
-    ``what`` is ``sqlite DATABASE``, ``postgresql CONNINFO`` or ``file PATH``; ``notes`` must be on
-    another filesystem than the one that is written to.
+    ``what`` is ``sqlite DATABASE``, ``postgresql CONNINFO``, ``file PATH`` or ``server ENGINE TARGET``
+    (an engine of ``tests.servers`` and its server's target as JSON); ``notes`` must be on another
+    filesystem than the one that is written to.
     """
 
     def __init__(self, *what: str, notes: Path, environ: Mapping[str, str] | None = None) -> None:
@@ -188,13 +190,23 @@ def _file(path: str) -> Iterator[Callable[[int], None]]:
         os.close(descriptor)
 
 
+def _server(engine: str, target: str) -> Iterator[Callable[[int], None]]:
+    from tests.servers.engines import engine as find
+
+    return find(engine).commits(json.loads(target))
+
+
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.ledger")
     kinds = parser.add_subparsers(dest="kind", required=True)
-    for kind, target in (("sqlite", "database"), ("postgresql", "conninfo"), ("file", "path")):
+    targets = {"sqlite": "database", "postgresql": "conninfo", "file": "path", "server": "target"}
+    for kind, target in targets.items():
         one = kinds.add_parser(kind)
         if kind == "sqlite":
             one.add_argument("--journal", default="wal", choices=["wal", "delete"])
+        elif kind == "server":
+            one.add_argument("engine")
+            one.add_argument("--first", type=int, default=0, help="the number before the first one")
         one.add_argument("target", metavar=target)
         one.add_argument("notes")
     return parser.parse_args(argv)
@@ -209,11 +221,13 @@ def main(argv: Sequence[str]) -> None:
         opened = _sqlite(arguments.target, arguments.journal)
     elif arguments.kind == "postgresql":
         opened = _postgresql(arguments.target)
+    elif arguments.kind == "server":
+        opened = _server(arguments.engine, arguments.target)
     else:
         opened = _file(arguments.target)
     notes = os.open(arguments.notes, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
     with contextlib.contextmanager(lambda: opened)() as commit:
-        number = 0
+        number = getattr(arguments, "first", 0)
         while not stopped:
             number += 1
             sent = time.monotonic()

@@ -1,0 +1,56 @@
+"""Every test of servers runs over every engine; what cannot be had is skipped, with the reason."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests import scratch
+from tests.integration.stage import Stage, stage
+from tests.servers.engine import Engine
+from tests.servers.engines import engines
+from tests.servers.ground import KINDS, Ground, ground, tools_missing
+
+FULL = os.environ.get("STILLFRAME_TEST_SERVERS") == "full"
+"""The full form: make test-servers."""
+
+CYCLES = 20 if FULL else 2
+
+
+def pairs(kinds: tuple[str, ...] = KINDS) -> list[object]:
+    """Engines and kinds of filesystems. The short form takes all that an engine's default way has not
+    shown already on one kind only, and leaves xfs out."""
+    return [
+        of(engine, kind)
+        for engine in engines()
+        for kind in kinds
+        if FULL or (kind != "xfs" if engine.main else kind == "ext4")
+    ]
+
+
+@pytest.fixture(scope="session")
+def grounded(request: pytest.FixtureRequest) -> Iterator[Ground]:
+    """A running server on a filesystem; parametrised with ``indirect`` by ``pairs``."""
+    engine, kind = request.param
+    missing = "needs root" if os.geteuid() != 0 else tools_missing(kind) or engine.missing()
+    if missing:
+        pytest.skip(f"{engine}: {missing}")
+    with ground(engine, kind) as made:
+        yield made
+
+
+@pytest.fixture
+def here(app_command: list[str], grounded: Ground) -> Iterator[Stage]:
+    """Where ``app`` runs; the server's filesystem is thawed afterwards, whatever happened."""
+    try:
+        with stage(app_command) as made:
+            yield made
+    finally:
+        scratch.thaw(grounded.volume.mount)
+
+
+def of(engine: Engine, kind: str = "ext4") -> object:
+    """One parameter for ``grounded``, for a test of one engine's own."""
+    return pytest.param((engine, kind), id=f"{engine.name}-{kind}")

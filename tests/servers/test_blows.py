@@ -1,0 +1,62 @@
+"""The hold is broken: from the server's side nothing may claim it, from ours nobody may wait for it."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from tests import scratch
+from tests.integration.stage import Stage, write_probe
+from tests.integration.strike import LIMIT, check_claims, last_hold, strike, thaw_is_refused
+from tests.servers.conftest import pairs
+from tests.servers.ground import Ground
+
+pytestmark = [pytest.mark.integration, pytest.mark.root, pytest.mark.slow]
+
+
+@pytest.mark.parametrize("grounded", pairs(("ext4",)), indirect=True)
+def test_broken_by_the_server(grounded: Ground, here: Stage) -> None:
+    """Whoever ends what we hold, with the server's own means, takes the claim with it."""
+    if grounded.engine.unbreakable:
+        pytest.skip(grounded.engine.unbreakable)
+    with grounded.under_load(here) as writing:
+        cycle = here.start("run", "--json", grounded.rehearsal(here, 1.0, freeze=False))
+        cycle.when("snapshot_begin")
+        reason = grounded.server.break_hold()
+        status = cycle.wait(20)
+        writing.wait_for(5)
+    (report,) = here.reports()
+    assert report["achieved"] not in ("application", grounded.engine.level), report
+    assert status == report["exit"] != 0
+    assert re.search(reason, "; ".join(report["because"])), report["because"]
+    assert not report["stuck"]
+    assert not here.is_locked()
+    assert not grounded.server.contents().broken
+
+
+@pytest.mark.parametrize("who", ["holder", "keeper", "client"])
+@pytest.mark.parametrize("grounded", pairs(("ext4",)), indirect=True)
+def test_killed(grounded: Ground, here: Stage, who: str) -> None:
+    """SIGKILL in the middle of the hold: every writer's commit is acknowledged again within two seconds."""
+    if who not in grounded.engine.clients:
+        pytest.skip(f"{grounded.engine}: no process of ours stays at the server")
+    mount = grounded.volume.mount
+    with grounded.under_load(here) as writing:
+        try:
+            cycle = here.start("run", "--json", grounded.rehearsal(here, 0.6))
+            struck = strike(cycle, who, "mid-hold")
+            thawed = write_probe(mount)(LIMIT)
+            status = cycle.wait(20)
+            written = writing.first_after(last_hold(here.events(), struck), 5) - struck
+            assert written < LIMIT, here.events()
+            assert thaw_is_refused(mount)
+            assert here.wait_until_free(5) < 3
+            check_claims(here, cycle, status, who)
+            writing.wait_for(5)
+            status, report = here.run(grounded.rehearsal(here, 0))
+            assert (status, report["achieved"]) == (0, grounded.engine.level), report
+        finally:
+            scratch.thaw(mount)  # a writer that waits for it could not even be killed
+    assert not grounded.server.contents().broken
+    print(f"{grounded.engine} {who}: thawed {thawed:.3f} s, every writer wrote {written:.3f} s after")
