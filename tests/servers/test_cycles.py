@@ -45,7 +45,8 @@ def check_cycle(grounded: Ground, here: Stage, number: int, pause: float) -> Non
         status, report = here.run(chosen)
         writing.wait_for(5)
     events, entries = here.events(), writing.entries
-    assert (status, report["achieved"], report["because"]) == (0, engine.level, []), report
+    told = f"{report['because']} {events}"
+    assert (status, report["achieved"], report["because"]) == (0, engine.level, []), told
     held, ended = at(events, "quiesced"), at(events, "releasing")
     if engine.blocks:
         during = [e for e in entries if e.sent > held and e.acknowledged < ended]
