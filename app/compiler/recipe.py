@@ -158,7 +158,8 @@ def _options(
             resolved[name] = found
             if not policy.unsettled and not policy.damaged(name):
                 check_part(schema, found, policy.root, (name,), findings)
-        count_groups(found.get("failed"), policy, (name, "failed"), findings)
+        for key in ("failed", "ended"):
+            count_groups(found.get(key), policy, (name, key), findings)
     return resolved
 
 

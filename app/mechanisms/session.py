@@ -50,6 +50,12 @@ OPTIONS_SCHEMA: dict[str, object] = {
             "format": "regex",
             "description": "regular expression: an answer that it matches is an error",
         },
+        "ended": {
+            "type": "string",
+            "format": "regex",
+            "description": "regular expression: output that it matches says that the session is over, "
+            "whether or not the client goes on by itself",
+        },
         "identity": {"type": "string", "description": "statement whose answer names the session"},
         "version": {
             "type": "string",
@@ -145,6 +151,7 @@ class SessionConnection:
         needle = re.compile(rb"^" + mark.encode() + rb".*\n", re.MULTILINE)
         while (found := needle.search(self._pending)) is None:
             self._read(deadline, statement)
+            self._heed_ending()
         whole = self._pending[: found.end()].decode(errors="replace")
         answer = self._pending[: found.start()].decode(errors="replace").strip("\n")
         self._pending = self._pending[found.end() :]
@@ -175,6 +182,13 @@ class SessionConnection:
         self._pending += data
         if len(self._pending) > LARGEST_ANSWER:
             raise StepFailed(f"{_short(statement)}: the answer is over {LARGEST_ANSWER} bytes")
+
+    def _heed_ending(self) -> None:
+        """Raise ConnectionLost where the client says that its session is over: no mark need ever come."""
+        ended = self._options.get("ended")
+        if ended and (found := re.search(ended, self._pending.decode(errors="replace"), re.MULTILINE)):
+            said = found.string[found.start() :].partition("\n")[0]
+            raise ConnectionLost(f"{self._name} says: {_short(said)}")
 
     def _ending(self) -> str:
         said = _short(self._pending.decode(errors="replace"))

@@ -247,6 +247,18 @@ def test_programs_get_the_machine_s_environment_only(monkeypatch: pytest.MonkeyP
     assert {"PATH", "LANG", "HOME", "USER", "LOGNAME", "OWN"} == names - {"_", "PWD", "SHLVL"}
 
 
+def test_a_client_that_says_that_its_session_is_over_is_believed(tmp_path: Path) -> None:
+    options = {**_session(tmp_path).options, "ended": "^(Error|Could not connect): "}
+    over = Step("session", {"send": f".shell echo 'Could not connect: gone'; sleep {UNLIKE}"})
+    opened = Opened("session", options, [over])
+    begun = time.monotonic()
+    with pytest.raises(ConnectionLost, match="says: Could not connect: gone"):
+        opened.connection.perform(over, soon())
+    opened.connection.kill()
+    assert time.monotonic() - begun < 2
+    assert not _any_running(f"sleep {UNLIKE}")
+
+
 def test_a_process_left_behind_does_not_hold_us_up() -> None:
     step = Step("command", {"argv": ["sh", "-c", f"sleep {UNLIKE} & echo done"]})
     begun = time.monotonic()
