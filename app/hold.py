@@ -19,6 +19,7 @@ from app.freeze import Target
 from app.holder import Holder
 from app.host.fork import Child, fork_child, keep_in_children, reap
 from app.host.mounts import Mount, open_mount
+from app.host.precedence import give_precedence_back, take_precedence
 from app.journal import Journal
 from app.manifest import Manifest
 from app.paths import Paths
@@ -161,6 +162,7 @@ class Hold:
         poll.poll(WATCHDOG_SECONDS * 1000)
         os.close(self._alive)
         reap(self._holder.pid, 0.1)
+        give_precedence_back()
 
 
 def start(
@@ -181,6 +183,8 @@ def start(
     for application in plan.applications:
         for name in _mechanisms(application):
             mechanisms.load(name)  # nothing is imported during the hold
+    # Whoever orders the thaw must not wait for a processor either, nor die slowly if it is killed.
+    take_precedence(spared=False)
     notes = Journal(paths.journal, fresh=True)
     notes.note(
         "begin",

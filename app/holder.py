@@ -86,7 +86,7 @@ class Holder:
 
     def run(self) -> None:
         """Serve until everything is released and whoever asked has been told."""
-        take_precedence()  # before the watchdog and the keepers, who have it from us
+        take_precedence(spared=True)  # before the watchdog and the keepers, who have it from us
         stay_resident(everything=False)
         self._client_life.add(os.getppid())
         self._journal.note("process", role="holder", pid=os.getpid())

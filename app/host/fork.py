@@ -15,6 +15,8 @@ import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from app.host.precedence import hasten
+
 _KEEP: set[int] = set()
 """Descriptors that every forked process keeps: the hold's lock."""
 
@@ -34,6 +36,7 @@ class Child:
     def end(self) -> None:
         """Kill and reap; never raises, never waits longer than a second."""
         self.channel.close()
+        hasten(self.pid)
         try:
             os.kill(self.pid, signal.SIGKILL)
         except ProcessLookupError:

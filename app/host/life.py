@@ -7,6 +7,8 @@ import os
 import select
 import signal
 
+from app.host.precedence import hasten
+
 
 class Life:
     """A process that is watched. Raises OSError where it has ended already.
@@ -46,6 +48,8 @@ class Life:
 
     def kill(self) -> None:
         """SIGKILL to it; never raises."""
+        if not self.ended():
+            hasten(self.pid)
         with contextlib.suppress(OSError):
             signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
@@ -53,6 +57,7 @@ class Life:
         """SIGKILL to it, if it lives, and to all that it started in its group; never raises."""
         # While a leader lives, its group's number is its own.
         if not self.ended():
+            hasten(self.pid)
             try:
                 os.killpg(self.pid, signal.SIGKILL)
             except OSError:

@@ -27,19 +27,30 @@ _OOM_SCORE = "/proc/self/oom_score_adj"
 _given: tuple[int, int, int, int] | None = None
 """What ``app`` was started with: scheduling policy, its priority, nice value, oom_score_adj."""
 
+_spared = False
 
-def take_precedence() -> None:
-    """Run before others from now on, and be spared by the OOM killer, as far as we are allowed to.
+
+def take_precedence(*, spared: bool) -> None:
+    """Run before others from now on, as far as we are allowed to; ``spared``: by the OOM killer, too.
 
     For the calling thread, and for every thread and process that it starts: call it before any thread is
     started. Never raises: without the right, the kernel decides as for any other process.
     """
-    global _given
+    global _given, _spared
     if _given is None:
         policy, parameter = os.sched_getscheduler(0), os.sched_getparam(0)
         nice = os.getpriority(os.PRIO_PROCESS, 0)
         _given = (policy, parameter.sched_priority, nice, _oom_score())
+    _spared = spared
     _rise(_given)
+
+
+def give_precedence_back() -> None:
+    """Run as ``app`` was started, as before ``take_precedence``. Never raises."""
+    global _given
+    if _given is not None:
+        _fall(_given)
+        _given = None
 
 
 @contextlib.contextmanager
@@ -52,22 +63,37 @@ def as_given() -> Iterator[None]:
     if _given is None:
         yield
         return
-    policy, priority, nice, score = _given
-    _set_oom_score(score)
-    # In this order: a nice value may be raised by everybody, and a class be left.
-    with contextlib.suppress(OSError):
-        os.sched_setscheduler(0, policy, os.sched_param(priority))
-    with contextlib.suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, 0, nice)
+    _fall(_given)
     try:
         yield
     finally:
         _rise(_given)
 
 
+def hasten(pid: int) -> None:
+    """Let a process that is about to be killed not wait for a processor: it dies when it runs next.
+
+    What it holds, a lock of SQLite's for one, goes only then. Never raises.
+    """
+    if _given is not None:
+        with contextlib.suppress(OSError):
+            os.sched_setscheduler(pid, os.SCHED_RR, os.sched_param(PRIORITY))
+
+
+def _fall(given: tuple[int, int, int, int]) -> None:
+    policy, priority, nice, score = given
+    if _spared:
+        _set_oom_score(score)
+    # In this order: a nice value may be raised by everybody, and a class be left.
+    with contextlib.suppress(OSError):
+        os.sched_setscheduler(0, policy, os.sched_param(priority))
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, 0, nice)
+
+
 def _rise(given: tuple[int, int, int, int]) -> None:
     policy, _, nice, score = given
-    if score > SPARED:
+    if _spared and score > SPARED:
         _set_oom_score(SPARED)
     if policy & ~os.SCHED_RESET_ON_FORK not in (os.SCHED_OTHER, os.SCHED_BATCH, os.SCHED_IDLE):
         return  # real-time already: whoever started us so knows why

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from app.errors import HostUnfit
 from app.host import trust
-from app.host.precedence import as_given
+from app.host.precedence import as_given, hasten
 
 SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -136,6 +136,8 @@ def end_group(process: subprocess.Popen[bytes], first: signal.Signals, grace: fl
         end = time.monotonic() + grace
         while process.poll() is None and time.monotonic() < end:
             time.sleep(0.005)
+    if process.poll() is None:
+        hasten(process.pid)
     _signal_group(process.pid, signal.SIGKILL)
     for stream in (process.stdin, process.stdout):
         if stream is not None:
