@@ -11,17 +11,20 @@ import contextlib
 import json
 import os
 import select
+import signal
 import socket
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from types import FrameType
 from typing import Any
 
 from app import control, freeze, journal, report
 from app import manifest as manifests
 from app.aftermath import Aftermath
 from app.freeze import FreezeFailed, Freezer, Target
+from app.host.cgroup import stand_apart
 from app.host.fork import fork_child, reap
 from app.host.memory import stay_resident
 from app.host.precedence import take_precedence
@@ -90,6 +93,7 @@ class Holder:
         stay_resident(everything=False)
         self._client_life.add(os.getppid())
         self._journal.note("process", role="holder", pid=os.getpid())
+        signal.signal(signal.SIGTERM, self._stop)
         self._start_watchdog()
         self._keepers.spawn()
         if self._kind == "pre":
@@ -107,6 +111,7 @@ class Holder:
         names = [t.mount.path for t in self._targets]
 
         def body(channel: socket.socket) -> None:
+            stand_apart()  # before anything is held: our unit may be killed as a whole
             threading.stack_size(THAW_STACK)
             aftermath = Aftermath(self._plan, self._journal, self._paths)
             watchdog = Watchdog(channel, holder, descriptors, self._journal.note, names, aftermath.conclude)
@@ -271,11 +276,19 @@ class Holder:
 
         threading.Thread(target=work, daemon=True).start()
 
+    def _stop(self, _number: int, _frame: FrameType | None) -> None:
+        # Our unit, or the machine, is being stopped: nobody may come any more to end the hold.
+        self._results.append(("stop", {}))
+        with contextlib.suppress(OSError):  # full: it will be read
+            os.write(self._wake_write, b".")
+
     def _thread_ended(self) -> None:
         os.read(self._wake_read, 4096)
         while self._results:
             name, result = self._results.popleft()
-            if name == "settle" and self._phase == "held":
+            if name == "stop":
+                self._break("the holder was told to end (SIGTERM)")
+            elif name == "settle" and self._phase == "held":
                 self._reply(held=True)
             elif name in ("freeze", "thaw") and self._request == name:
                 self._reply(**result)

@@ -14,6 +14,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from types import FrameType
 
 from app.host.precedence import hasten
 
@@ -76,7 +77,8 @@ def fork_child(
         if session:
             os.setsid()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, signal.SIG_IGN if session else signal.SIG_DFL)
+            # Not SIG_IGN, which the programs that it starts would have from it for good (signal(7)).
+            signal.signal(number, _outlast if session else signal.SIG_DFL)
         signal.set_wakeup_fd(-1)
         _close_others({theirs.fileno(), *also_keep, *_KEEP})
         _silence()
@@ -88,6 +90,10 @@ def fork_child(
     finally:
         # Never back into the parent's code, its exit handlers or its buffers.
         os._exit(status)
+
+
+def _outlast(_number: int, _frame: FrameType | None) -> None:
+    """Go on: whoever is told to end by this signal is told so by its channel, too."""
 
 
 def _close_others(keep: set[int]) -> None:
