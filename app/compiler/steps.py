@@ -31,9 +31,14 @@ def build_steps(
     for index, entry in enumerate(entries):
         if "mechanism" in entry:  # without one the schema has said so
             where = (*path, index)
-            step = _step(entry, where, resolver, saved | saved_names(steps))
+            known = saved | saved_names(steps)
             conditions = entry.get("settings", {})
-            if settings_apply(conditions, (*where, "settings"), resolver.policy, resolver.findings):
+            applies = settings_apply(conditions, (*where, "settings"), resolver.policy, resolver.findings)
+            if not applies:
+                # What it needs may be saved by steps that are left out like itself.
+                known |= _wanted(entry) - resolver.values.keys()
+            step = _step(entry, where, resolver, known)
+            if applies:
                 steps.append(step)
     return tuple(steps)
 
@@ -54,6 +59,11 @@ def settings_apply(
 def saved_names(steps: Iterable[Step]) -> frozenset[str]:
     """The names under which steps save answers."""
     return frozenset(name.removesuffix(":hex") for step in steps for name in step.save)
+
+
+def _wanted(entry: Mapping[str, Any]) -> frozenset[str]:
+    """The answers that a step may depend on."""
+    return mentioned(dict(entry)) | {*entry.get("when", {}), entry.get("unchanged", "")}
 
 
 def _step(entry: dict[str, Any], path: tuple[Key, ...], resolver: Resolver, saved: frozenset[str]) -> Step:

@@ -75,6 +75,37 @@ def test_a_step_for_other_settings_is_left_out(folder: Folder) -> None:
     assert len(folder.compile().plan.applications[0].variants[0].quiesce) == 3
 
 
+ROUGH = """
+[[quiesce]]
+mechanism = "command"
+argv = ["/bin/ctl", "size"]
+settings = { mode = "rough" }
+save = ["size"]
+[[verify]]
+mechanism = "command"
+argv = ["/bin/ctl", "check", "{size}"]
+expect = "^{size:regex}$"
+when = { size = "." }
+unchanged = "size"
+settings = { mode = "rough" }
+"""
+
+
+@pytest.mark.parametrize(("mode", "steps"), [("gentle", 0), ("rough", 1)])
+def test_steps_for_other_settings_are_left_out_together(folder: Folder, mode: str, steps: int) -> None:
+    folder.write(policy(step=ROUGH).replace('default = "gentle"', f'default = "{mode}"'))
+    assert len(folder.compile().plan.applications[0].variants[0].verify) == steps
+
+
+def test_what_is_needed_in_all_settings_is_not_saved_in_some(folder: Folder) -> None:
+    step = ROUGH.replace('unchanged = "size"\nsettings = { mode = "rough" }', "")
+    folder.write(policy(step=step))
+    assert "verify[0].argv[2]" in folder.problems()
+    folder.files.clear()
+    folder.write(policy(step=step).replace('default = "gentle"', 'default = "rough"'))
+    assert not folder.problems()
+
+
 @pytest.mark.parametrize(
     ("step", "key", "words"),
     [
