@@ -14,7 +14,7 @@ from app.journal import Journal
 from app.manifest import Manifest
 from app.mechanisms import StepFailed, Waiter
 from app.paths import Paths
-from app.plan import Application, Plan
+from app.plan import Application, Plan, Step
 from app.recipe import Recipe
 from app.report import Report
 from app.template import mentioned
@@ -24,15 +24,18 @@ def undo(application: Application, notes: Journal, deadline: float, saved: Mappi
     """Run ``recover`` of an application whose session is gone; False (and noted) if that fails.
 
     ``saved``: the answers of its steps. A step that needs one that never came is left out: what would
-    have come after that answer was never done either.
+    have come after that answer was never done either. What a step of ``recover`` saves itself serves the
+    ones after it.
     """
     recipe = Recipe(application.mechanisms, Waiter(), lambda pid: None)
     recipe.saved.update(saved)
-    steps = [
-        s
-        for s in application.recover
-        if recipe.applies(s) and (not s.staged or mentioned(s.do) <= saved.keys())
-    ]
+    steps: list[Step] = []
+    coming: set[str] = set()
+    for step in application.recover:
+        needed = step.when.keys() | (mentioned([step.do, step.expect]) if step.staged else frozenset())
+        if needed <= saved.keys() | coming and (needed & coming or recipe.applies(step)):
+            steps.append(step)
+            coming.update(name.removesuffix(":hex") for name in step.save)
     try:
         recipe.connect(steps, deadline)
         recipe.perform(steps, deadline)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from app.policy.findings import Findings
-from app.policy.inherit import merge, open_chain
+from app.policy.inherit import check_level, merge, open_chain
 from app.policy.locate import Key, Node
 from app.policy.settings import resolve_settings
 from app.policy.source import Read, read_file, shipped_folder, shipped_names
@@ -72,6 +72,7 @@ def _load(path: str, findings: Findings, read: Read) -> Policy | None:
             if wrong:
                 broken.add(wrong)
                 _drop(document.data, wrong)
+    check_level(chain, findings)
     data, root = merge(chain)
     if not whole:
         # A part of the policy is missing: what it lacks says nothing about what it would be.

@@ -22,6 +22,9 @@ LONGEST_CHAIN = 8
 
 RECIPE = ("quiesce", "verify", "release", "recover", "choose")
 
+LEVELS = ("crash", "filesystem", "application")
+"""Least first."""
+
 
 def open_chain(path: str, read: Read, findings: Findings) -> list[Document]:
     """The file at ``path`` (or a shipped policy's bare name) and all that it extends, nearest first."""
@@ -69,6 +72,25 @@ def merge(chain: Sequence[Document]) -> tuple[dict[str, Any], Node]:
             # What was proven is another recipe.
             data["proven"] = "untried"
     return data, root
+
+
+def check_level(chain: Sequence[Document], findings: Findings) -> None:
+    """Law 2: what a policy extends knows the highest level that it can give; nobody makes it report more."""
+    ceiling: tuple[int, str] | None = None
+    for document in reversed(chain):
+        level = document.data.get("level")
+        if level not in LEVELS:
+            continue  # absent, or wrong and named by the schema
+        rank = LEVELS.index(level)
+        if ceiling is not None and rank > ceiling[0]:
+            findings.add(
+                document.root,
+                ("level",),
+                f"is {level}, but {ceiling[1]} can give {LEVELS[ceiling[0]]} at most",
+                "leave it out; for a recipe of your own that gives more, write a policy without extends",
+            )
+        else:
+            ceiling = (rank, document.file)
 
 
 def _allowed(target: str, document: Document, findings: Findings) -> bool:

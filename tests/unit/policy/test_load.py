@@ -243,3 +243,26 @@ def test_poll_seconds_is_strictly_an_integer_from_1_to_5(folder: Folder, value: 
 
 def test_shipped_names() -> None:
     assert {"example-custom", "filesystem", "postgresql", "sqlite"} <= set(shipped_names())
+
+
+def test_a_lower_level_is_a_ceiling_for_whoever_extends(folder: Folder) -> None:
+    folder.custom("base", 'level = "crash"')
+    folder.files.clear()
+    folder.write(
+        'version = 1\nname = "child"\nextends = "./base.toml"\nlevel = "application"\n', "child.toml"
+    )
+    problem = folder.problems()["level"]
+    assert "can give crash at most" in problem.message
+    assert (problem.file, problem.line) == (str(folder.path / "child.toml"), 4)
+    folder.files.clear()
+    folder.write('version = 1\nname = "grandchild"\nextends = "./child.toml"\nlevel = "filesystem"\n')
+    problems = folder.problems()
+    assert "can give crash at most" in problems["level"].message
+
+
+@pytest.mark.parametrize("level", ["crash", "filesystem", "application"])
+def test_a_level_may_be_lowered_and_said_again(folder: Folder, level: str) -> None:
+    folder.custom("base", 'level = "application"')
+    folder.files.clear()
+    folder.write(f'version = 1\nname = "child"\nextends = "./base.toml"\nlevel = "{level}"\n')
+    assert folder.compile().plan.requested.word == level
