@@ -185,7 +185,9 @@ class Redis(Engine):
                 "--logfile",
                 str(folder / "log"),
             ]
-            argv += ["--appendonly", self._appendonly, *_OPTIONS[self._appendonly]]
+            # A copy stays as it is while it is looked at.
+            still = ["--save", "", "--auto-aof-rewrite-percentage", "0"]
+            argv += ["--appendonly", self._appendonly, *(_OPTIONS[self._appendonly] if make else still)]
             process = stack.enter_context(_running(argv, programs.user))
             server = RedisServer(data, address, programs, self._appendonly)
             _await(server, process, folder / "log")
