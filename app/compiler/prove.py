@@ -19,7 +19,7 @@ from app.policy.validation import check_part
 RUN_TIME = frozenset({"data", "scratch"})
 """Placeholders that the run fills, besides the facts of the policy."""
 
-_OF_THE_PLACE = frozenset({"user", "environment"})
+_OF_THE_PLACE = frozenset({"user", "environment", "through"})
 """Options of a mechanism that say where the live server is, and so are not taken over for a copy."""
 
 

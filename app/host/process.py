@@ -147,6 +147,16 @@ def end_group(process: subprocess.Popen[bytes], first: signal.Signals, grace: fl
         process.wait(1)
 
 
+def wait_for_end(process: subprocess.Popen[bytes], seconds: float) -> bool:
+    """Whether a program has ended, waiting ``seconds`` at most."""
+    end = time.monotonic() + seconds
+    while process.poll() is None:
+        if time.monotonic() >= end:
+            return False
+        time.sleep(0.005)
+    return True
+
+
 def _signal_group(leader: int, number: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(leader, number)

@@ -11,12 +11,16 @@ import select
 import signal
 from collections.abc import Sequence
 
-from app.host.process import Program, end_group
+from app.host import through
+from app.host.process import Program, end_group, wait_for_end
 from app.mechanisms import Register, StepFailed, TimedOut, Waiter
 from app.plan import Options, Step
 
 LARGEST_OUTPUT = 1 << 20
 """Bytes of output that are kept; the rest is read and dropped."""
+
+LETTING_GO = 0.5
+"""Seconds for a program behind another one to be ended by the end of its input."""
 
 _STRINGS = {"type": "array", "items": {"type": "string"}}
 _ENVIRONMENT = {"type": "object", "additionalProperties": {"type": "string"}}
@@ -27,6 +31,10 @@ OPTIONS_SCHEMA: dict[str, object] = {
     "properties": {
         "user": {"type": "string", "description": "OS user as whom commands run; absent: root"},
         "environment": {**_ENVIRONMENT, "description": "environment variables of every command"},
+        "through": {
+            **_STRINGS,
+            "description": "what stands before every command, such as podman exec --interactive NAME",
+        },
     },
 }
 
@@ -54,22 +62,26 @@ class CommandConnection:
     identity = ""
     version: int | None = None
 
-    def __init__(self, options: Options, steps: Sequence[Step], waiter: Waiter, register: Register) -> None:
+    def __init__(
+        self, options: Options, steps: Sequence[Step], waiter: Waiter, register: Register, deadline: float
+    ) -> None:
         self._waiter = waiter
         self._register = register
         self._options = options
         mine = [step for step in steps if step.mechanism == "command"]
         self._programs = {self._key(step): _program(options, step) for step in mine}
+        if mine and options.get("through"):
+            try_through(options["through"], options.get("user", ""), waiter, register, deadline)
 
     def perform(self, step: Step, deadline: float) -> str:
         """Run the step's program to its end and return what it printed on stdout."""
         known = self._programs.get(self._key(step))
-        program = known.with_argv(tuple(step.do["argv"])) if known else _program(self._options, step)
-        output, status = run(program, step.do.get("stdin", ""), self._waiter, self._register, deadline)
+        program = known.with_argv(_argv(self._options, step)) if known else _program(self._options, step)
+        name, text = step.do["argv"][0], step.do.get("stdin", "")
+        behind = name if self._options.get("through") else ""
+        output, status = run(program, text, self._waiter, self._register, deadline, behind)
         if status not in tuple(step.do.get("exit", (0,))):
-            raise StepFailed(
-                f"{program.argv[0]} ended with status {status}: {' '.join(output.split())[-300:]}"
-            )
+            raise StepFailed(f"{name} ended with status {status}: {' '.join(output.split())[-300:]}")
         return output.strip()
 
     @staticmethod
@@ -92,11 +104,14 @@ class CommandConnection:
         """Nothing is open."""
 
 
-def run(program: Program, text: str, waiter: Waiter, register: Register, deadline: float) -> tuple[str, int]:
+def run(
+    program: Program, text: str, waiter: Waiter, register: Register, deadline: float, behind: str = ""
+) -> tuple[str, int]:
     """Run ``program`` to its end; (output, exit status or minus the signal).
 
     The whole process group is killed when the deadline passes or the asker gives up. A process
-    that the program leaves behind is killed with it and cannot keep us waiting.
+    that the program leaves behind is killed with it and cannot keep us waiting. ``behind``: the name of a
+    program behind it (app.host.through), which ends with its standard input and not before.
     """
     process = program.start(merge_errors=True)
     register(process.pid)
@@ -110,7 +125,8 @@ def run(program: Program, text: str, waiter: Waiter, register: Register, deadlin
             if text:
                 os.set_blocking(process.stdin.fileno(), False)
                 _feed(process.stdin.fileno(), text.encode(), waiter, deadline)
-            process.stdin.close()
+            if not behind:
+                process.stdin.close()
             open_output = True
             while open_output and process.poll() is None:
                 _either(waiter, source, ending, deadline)
@@ -122,10 +138,25 @@ def run(program: Program, text: str, waiter: Waiter, register: Register, deadlin
             os.close(ending)
         status = process.wait()
     except TimedOut:
-        raise TimedOut(f"{program.argv[0]} did not end in the time allowed") from None
+        raise TimedOut(f"{behind or program.argv[0]} did not end in the time allowed") from None
     finally:
+        if behind:
+            process.stdin.close()
+            wait_for_end(process, LETTING_GO)
         end_group(process, signal.SIGTERM, grace=0.1)
     return kept.decode(errors="replace"), status
+
+
+def try_through(words: Sequence[str], user: str, waiter: Waiter, register: Register, deadline: float) -> None:
+    """See that programs can be run behind ``words``. Raises HostUnfit, StepFailed, Abandoned."""
+    program = Program(through.probe(words), user, {})
+    try:
+        output, status = run(program, "stillframe\n", waiter, register, deadline, words[0])
+    finally:
+        program.close()
+    if status != 0 or output.split() != ["stillframe"]:
+        said = " ".join(output.split())[-300:] or "what is typed does not reach a program behind it"
+        raise StepFailed(f"{' '.join(words)}: {said}; it needs sh and env there, and their standard input")
 
 
 def _either(waiter: Waiter, source: int, ending: int, deadline: float) -> None:
@@ -161,12 +192,24 @@ def _feed(target: int, data: bytes, waiter: Waiter, deadline: float) -> None:
 
 
 def _program(options: Options, step: Step) -> Program:
-    environment = {**options.get("environment", {}), **step.do.get("environment", {})}
-    return Program(tuple(step.do["argv"]), step.do.get("user", options.get("user", "")), environment)
+    environment = {} if options.get("through") else _environment(options, step)
+    return Program(_argv(options, step), step.do.get("user", options.get("user", "")), environment)
+
+
+def _argv(options: Options, step: Step) -> tuple[str, ...]:
+    argv = tuple(step.do["argv"])
+    if not options.get("through"):
+        return argv
+    size = len(step.do.get("stdin", "").encode())
+    return through.command(options["through"], argv, _environment(options, step), size)
+
+
+def _environment(options: Options, step: Step) -> dict[str, str]:
+    return {**options.get("environment", {}), **step.do.get("environment", {})}
 
 
 def connect(
     options: Options, steps: Sequence[Step], waiter: Waiter, register: Register, deadline: float
 ) -> CommandConnection:
     """Look up and check every program of the recipe, so that nothing is looked up in the hold."""
-    return CommandConnection(options, steps, waiter, register)
+    return CommandConnection(options, steps, waiter, register, deadline)

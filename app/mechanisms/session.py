@@ -12,15 +12,21 @@ import os
 import re
 import secrets
 import signal
+import subprocess
 import time
 from collections.abc import Sequence
 
-from app.host.process import Program, end_group
+from app.host import through
+from app.host.process import Program, end_group, wait_for_end
 from app.mechanisms import ConnectionLost, Register, StepFailed, TimedOut, Waiter
+from app.mechanisms.command import try_through
 from app.plan import Options, Step
 
 LARGEST_ANSWER = 1 << 20
 """Bytes. A statement of a recipe asks for a line or two."""
+
+LETTING_GO = 0.8
+"""Seconds for a client behind another program to be ended by its lifeline."""
 
 _STRINGS = {"type": "array", "items": {"type": "string"}}
 
@@ -39,6 +45,10 @@ OPTIONS_SCHEMA: dict[str, object] = {
             "type": "object",
             "additionalProperties": {"type": "string"},
             "description": "environment variables for it, besides PATH, LANG, HOME, USER and LOGNAME",
+        },
+        "through": {
+            **_STRINGS,
+            "description": "what stands before the client, such as podman exec --interactive NAME",
         },
         "mark": {
             "type": "string",
@@ -82,9 +92,14 @@ class SessionConnection:
         self._secret = f"stillframe-{secrets.token_hex(8)}"
         self._count = 0
         self._pending = b""
-        program = Program(tuple(options["argv"]), options.get("user", ""), options.get("environment", {}))
-        self._name = program.argv[0]
-        self._process = program.start(merge_errors=True)
+        self._lifeline: subprocess.Popen[bytes] | None = None
+        argv, environment = tuple(options["argv"]), options.get("environment", {})
+        self._name = argv[0]
+        if options.get("through"):
+            try_through(options["through"], options.get("user", ""), waiter, register, deadline)
+            argv = through.session(options["through"], argv, environment, self._secret)
+            environment = {}
+        self._process = Program(argv, options.get("user", ""), environment).start(merge_errors=True)
         register(self._process.pid)
         assert self._process.stdin is not None and self._process.stdout is not None
         self._input = self._process.stdin.fileno()
@@ -94,6 +109,8 @@ class SessionConnection:
         self.identity = ""
         self.version: int | None = None
         try:
+            if options.get("through"):
+                self._hold_lifeline(register, deadline)
             for statement in options.get("begin", ()):
                 self._ask(statement, deadline)
             if options.get("identity"):
@@ -136,28 +153,51 @@ class SessionConnection:
             pass
         assert self._process.stdin is not None
         self._process.stdin.close()
-        while self._process.poll() is None and time.monotonic() < min(deadline, time.monotonic() + 1):
-            time.sleep(0.005)
+        if wait_for_end(self._process, min(deadline - time.monotonic(), 1.0)) and self._lifeline:
+            assert self._lifeline.stdin is not None
+            with contextlib.suppress(OSError, ValueError):
+                self._lifeline.stdin.write(b"ended\n")
         self.kill()
 
     def kill(self) -> None:
         """SIGINT first, on which clients cancel the statement at the server, then SIGKILL."""
+        if self._lifeline and self._lifeline.stdin:
+            self._lifeline.stdin.close()
+            wait_for_end(self._process, LETTING_GO)
+            wait_for_end(self._lifeline, LETTING_GO)
+            end_group(self._lifeline, signal.SIGKILL, grace=0)
         end_group(self._process, signal.SIGINT, grace=0.2)
+
+    def _hold_lifeline(self, register: Register, deadline: float) -> None:
+        """Start what ends the client behind another program, once it has said its number there."""
+        words, user = self._options["through"], self._options.get("user", "")
+        first = self._await(
+            re.compile(rb"^" + self._secret.encode() + rb"-(\d+)\r?\n", re.MULTILINE), deadline, self._name
+        )
+        program = Program(through.lifeline(words, int(first.group(1))), user, {})
+        self._lifeline = program.start()
+        register(self._lifeline.pid)
+        program.close()
 
     def _ask(self, statement: str, deadline: float) -> str:
         self._count += 1
         mark = f"{self._secret}-{self._count}"
         self._write(f"{statement}\n{self._options['mark'].replace('{mark}', mark)}\n".encode(), deadline)
         needle = re.compile(rb"^" + mark.encode() + rb".*\n", re.MULTILINE)
-        while (found := needle.search(self._pending)) is None:
-            self._read(deadline, statement)
-            self._heed_ending()
-        whole = self._pending[: found.end()].decode(errors="replace")
-        answer = self._pending[: found.start()].decode(errors="replace").strip("\n")
-        self._pending = self._pending[found.end() :]
+        found = self._await(needle, deadline, _short(statement))
+        whole = found.string[: found.end()].decode(errors="replace")
+        answer = found.string[: found.start()].decode(errors="replace").strip("\n")
         if re.search(self._options["failed"].replace("{mark}", re.escape(mark)), whole, re.MULTILINE):
             raise StepFailed(f"{_short(statement)}: {_short(answer) or 'the client reports an error'}")
         return answer
+
+    def _await(self, needle: re.Pattern[bytes], deadline: float, what: str) -> re.Match[bytes]:
+        """Read until ``needle`` is found; what comes after it is kept."""
+        while (found := needle.search(self._pending)) is None:
+            self._read(deadline, what)
+            self._heed_ending()
+        self._pending = self._pending[found.end() :]
+        return found
 
     def _write(self, data: bytes, deadline: float) -> None:
         while data:
@@ -168,11 +208,11 @@ class SessionConnection:
             except (BrokenPipeError, ValueError):
                 raise ConnectionLost(self._ending()) from None
 
-    def _read(self, deadline: float, statement: str) -> None:
+    def _read(self, deadline: float, what: str) -> None:
         try:
             self._waiter.wait(self._output, deadline)
         except TimedOut:
-            raise TimedOut(f"{_short(statement)}: no answer in the time allowed") from None
+            raise TimedOut(f"{what}: no answer in the time allowed") from None
         try:
             data = os.read(self._output, 65536)
         except BlockingIOError:
@@ -181,7 +221,7 @@ class SessionConnection:
             raise ConnectionLost(self._ending())
         self._pending += data
         if len(self._pending) > LARGEST_ANSWER:
-            raise StepFailed(f"{_short(statement)}: the answer is over {LARGEST_ANSWER} bytes")
+            raise StepFailed(f"{what}: the answer is over {LARGEST_ANSWER} bytes")
 
     def _heed_ending(self) -> None:
         """Raise ConnectionLost where the client says that its session is over: no mark need ever come."""
