@@ -22,6 +22,7 @@ def test_broken_by_the_server(grounded: Ground, here: Stage) -> None:
         pytest.skip(grounded.engine.unbreakable)
     with grounded.under_load(here) as writing:
         cycle = here.start("run", "--json", grounded.rehearsal(here, 1.0, freeze=False))
+        cycle.when("quiesced")
         cycle.when("snapshot_begin")
         reason = grounded.server.break_hold()
         status = cycle.wait(20)

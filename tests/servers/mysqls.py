@@ -1,0 +1,160 @@
+"""What MariaDB and MySQL have in common: a server process, its client, and how to ask it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from tests.servers import sql
+from tests.servers.engine import Commit, Contents, Server
+
+DATABASE = "money"
+KEEPER = "keeper"
+"""The database user of our sessions: it has the rights that the policy names, and no other."""
+
+PASSWORD = "correct-horse-battery"
+
+_CLIENT = ["--no-defaults", "--batch", "--skip-column-names", "--no-auto-rehash", "--skip-reconnect"]
+
+
+class MySQLServer(Server):
+    """A running server, asked by its own client as its root."""
+
+    def __init__(self, data: Path, folder: Path, client: str, checker: str, settings: dict[str, Any]) -> None:
+        self.data = data
+        self.folder = folder
+        self.socket = folder / "s"
+        self._client = client
+        self._checker = checker
+        self._settings = settings
+        self._option_file.touch(0o600)
+        self._option_file.write_text(f"[client]\npassword = {PASSWORD}\n")
+
+    def settings(self) -> dict[str, Any]:
+        return {
+            "socket": str(self.socket),
+            "user": KEEPER,
+            "option_file": str(self._option_file),
+            **self._settings,
+        }
+
+    @property
+    def _option_file(self) -> Path:
+        return self.folder / "keeper.cnf"
+
+    def make_keeper(self, *rights: str) -> None:
+        """The user of our sessions, with these rights alone; its password stands in an option file."""
+        self.query(f"CREATE USER {KEEPER}@localhost IDENTIFIED BY '{PASSWORD}'")
+        self.query(f"GRANT {', '.join(rights)} ON *.* TO {KEEPER}@localhost")
+
+    def target(self) -> dict[str, Any]:
+        return {"client": self._client, "socket": str(self.socket)}
+
+    def query(self, statement: str, user: str = "root", seconds: float = 60) -> str:
+        """The answer of a new session, tabs between columns. Raises CalledProcessError."""
+        argv = [self._client, *_CLIENT, f"--socket={self.socket}", f"--user={user}", f"--execute={statement}"]
+        done = subprocess.run(
+            argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=seconds, env=_environ()
+        )
+        if done.returncode:
+            error = subprocess.CalledProcessError(done.returncode, argv, done.stdout, done.stderr)
+            error.add_note(done.stderr.strip())
+            raise error
+        return done.stdout
+
+    def contents(self) -> Contents:
+        return sql.contents(
+            lambda query: [line.split("\t") for line in self.query(f"USE {DATABASE}; {query}").splitlines()]
+        )
+
+    def check(self) -> None:
+        argv = [self._checker, "--no-defaults", f"--socket={self.socket}", "--user=root"]
+        argv += ["--all-databases", "--check", "--extended", "--silent"]
+        done = subprocess.run(argv, capture_output=True, text=True, env=_environ())
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", ""), done
+
+    def break_hold(self) -> str:
+        ours = self.query(f"SELECT ID FROM information_schema.PROCESSLIST WHERE USER = '{KEEPER}'").split()
+        assert ours, "no session of ours is there"
+        self.query("; ".join(f"KILL {number}" for number in ours))
+        return "ERROR (1927|2006|2013|4031) "
+
+
+@contextlib.contextmanager
+def process(argv: Sequence[str | Path], user: str, probe: MySQLServer) -> Iterator[None]:
+    """The server process, from its first answer to ``probe`` to its end in good order."""
+    with contextlib.ExitStack() as stack:
+        log = stack.enter_context((probe.folder / "log").open("ab"))
+        server = subprocess.Popen(
+            list(map(str, argv)),
+            user=user,
+            group=user,
+            extra_groups=[],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            cwd="/",
+            env=_environ(),
+            start_new_session=True,
+        )
+        stack.callback(_end, server)
+        give_up = time.monotonic() + 60
+        while True:
+            with contextlib.suppress(subprocess.CalledProcessError):
+                probe.query("SELECT 1")
+                break
+            if server.poll() is not None or time.monotonic() > give_up:
+                raise AssertionError((probe.folder / "log").read_text()[-3000:])
+            time.sleep(0.05)
+        yield
+
+
+def folder(user: str) -> contextlib.AbstractContextManager[Path]:
+    """A private folder for a socket: its whole path has room for 107 bytes."""
+
+    @contextlib.contextmanager
+    def made() -> Iterator[Path]:
+        path = Path(tempfile.mkdtemp(prefix="sf-my-", dir="/tmp"))
+        try:
+            shutil.chown(path, user, user)
+            path.chmod(0o755)
+            yield path
+        finally:
+            shutil.rmtree(path, ignore_errors=True)
+
+    return made()
+
+
+def commits(target: dict[str, Any]) -> Iterator[Commit]:
+    """The writer's side."""
+    argv = [target["client"], *_CLIENT, "--unbuffered", f"--socket={target['socket']}", "--user=root"]
+    return sql.typed([*argv, DATABASE], "SELECT 'ok {number}';")
+
+
+def make_tables(server: MySQLServer, engine: str = "InnoDB") -> None:
+    """The writers' tables."""
+    server.query(f"CREATE DATABASE {DATABASE}")
+    for statement in sql.TABLES:
+        made = f"{statement} ENGINE={engine}" if statement.startswith("CREATE TABLE") else statement
+        server.query(f"USE {DATABASE}; {made}")
+
+
+def _end(server: subprocess.Popen[bytes]) -> None:
+    server.terminate()
+    try:
+        server.wait(30)
+    except subprocess.TimeoutExpired:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait(10)
+
+
+def _environ() -> dict[str, str]:
+    return {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "HOME": "/nonexistent"}
