@@ -62,8 +62,8 @@ def pre(directory: str, paths: Paths, started: float, progress: Callable[[str], 
         progress("held")
         return
     held.release()
+    cycle.conclude(plan, paths, held)  # the one report, if whoever survived has written none
     events = journal.read(paths.journal)
-    Aftermath(plan, held.notes, paths).write()
     reasons = cycle.failed_applications(events) or [held.broken or "the hold was lost"]
     raise LevelNotReached(
         f"Pre-ScriptExecutionFailed: {'; '.join(dict.fromkeys(reasons))}",

@@ -17,7 +17,7 @@ from app import __version__, answers, control, history, mechanisms
 from app.errors import Busy, HostUnfit
 from app.freeze import Target
 from app.holder import Holder
-from app.host.fork import Child, fork_child, keep_in_children, reap
+from app.host.fork import Child, fork_child, keep_in_children, reap, receive
 from app.host.mounts import Mount, open_mount
 from app.host.precedence import give_precedence_back, take_precedence
 from app.journal import Journal
@@ -133,10 +133,7 @@ class Hold:
         return self._receive()
 
     def _receive(self) -> dict[str, Any]:
-        try:
-            data = self._holder.channel.recv(1 << 20)
-        except OSError:
-            data = b""
+        data = receive(self._holder.channel, 1 << 20)
         if not data:
             self._lost()
             return {"reason": self.broken}

@@ -25,7 +25,7 @@ from app import manifest as manifests
 from app.aftermath import Aftermath
 from app.freeze import FreezeFailed, Freezer, Target
 from app.host.cgroup import stand_apart
-from app.host.fork import fork_child, reap
+from app.host.fork import fork_child, reap, receive
 from app.host.memory import stay_resident
 from app.host.precedence import take_precedence
 from app.journal import Journal
@@ -172,10 +172,7 @@ class Holder:
 
     def _heed_client(self) -> None:
         assert self._client is not None
-        try:
-            data = self._client.recv(1 << 16)
-        except OSError:
-            data = b""
+        data = receive(self._client, 1 << 16)
         if not data:
             self._lose_client("the client program died")
             return
@@ -229,11 +226,7 @@ class Holder:
             self._break("the post-script came before everything was held")
 
     def _heed_watchdog(self) -> None:
-        try:
-            data = self._watchdog.channel.recv(4096)
-        except OSError:
-            data = b""
-        if data:
+        if receive(self._watchdog.channel, 4096):
             self._unanswered = 0
         else:
             self._lose_watchdog("the watchdog died")

@@ -19,6 +19,7 @@ from typing import Any
 
 from app.aftermath import undo
 from app.errors import StillframeError
+from app.host.fork import receive
 from app.host.memory import stay_resident
 from app.journal import Journal
 from app.mechanisms import Abandoned, StepFailed, Waiter
@@ -93,7 +94,7 @@ class Keeper:
                 self._undo(time.monotonic() + self._application.timing.release)
                 self._say("done", order="undo", ok=not self._touched, reason=reason)
                 continue
-            data = self._channel.recv(1 << 16)
+            data = receive(self._channel, 1 << 16)
             if not data:
                 return None
             message: dict[str, Any] = json.loads(data)

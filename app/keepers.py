@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from app import answers
-from app.host.fork import Child, fork_child
+from app.host.fork import Child, fork_child, receive
 from app.host.life import Life
 from app.journal import Journal, read, saved_answers
 from app.keeper import Keeper
@@ -131,10 +131,7 @@ class Keepers:
     def heed(self, kept: _Kept) -> None:
         """Take one message of a keeper."""
         assert kept.child is not None
-        try:
-            data = kept.child.channel.recv(1 << 20)
-        except OSError:
-            data = b""
+        data = receive(kept.child.channel, 1 << 20)
         if not data:
             self._lose(kept, "its keeper died")
             return

@@ -20,6 +20,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
+from app.host.fork import receive
 from app.host.life import Life
 
 TICK = 0.1
@@ -72,10 +73,12 @@ class Watchdog:
         if reason is None:
             return
         self._holder.kill()
+        self._catch_up()
         self._note("watchdog", reason=reason)
         self._thaw()
-        if self._frozen and self._holder.ended(HOLDERS_GRACE):
+        if self._holder.ended(HOLDERS_GRACE):
             # Its last FIFREEZE may have come back only now, or never have begun.
+            self._catch_up()
             self._thaw()
         self._end_processes()
         self._aftermath(reason)
@@ -88,7 +91,7 @@ class Watchdog:
         while True:
             if poll.poll(TICK * 1000):
                 silent = 0
-                data = self._channel.recv(4096)
+                data = receive(self._channel, 4096)
                 if not data:
                     return "the holder died"
                 if data == b"end":
@@ -100,6 +103,12 @@ class Watchdog:
                     return "the holder did not move any more"
             if time.monotonic() > self._deadline:
                 return "the holder outlived its deadline"
+
+    def _catch_up(self) -> None:
+        """Heed what the holder said last: it may have begun to freeze, or started somebody."""
+        with contextlib.suppress(BlockingIOError):
+            while data := receive(self._channel, 4096, socket.MSG_DONTWAIT):
+                self._heed(data.decode())
 
     def _heed(self, message: str) -> None:
         word, _, value = message.partition(" ")

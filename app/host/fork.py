@@ -45,6 +45,23 @@ class Child:
         reap(self.pid, 1.0)
 
 
+def receive(channel: socket.socket, size: int, flags: int = 0) -> bytes:
+    """One message, b"" once the other end is gone. Raises BlockingIOError where none waits and we may not.
+
+    Where the other end died without reading all that we had sent, the kernel says ECONNRESET first, once
+    (net/unix/af_unix.c, unix_release_sock), and what it had said itself is still there to be read.
+    """
+    while True:
+        try:
+            return channel.recv(size, flags)
+        except ConnectionResetError:
+            continue
+        except BlockingIOError:
+            raise
+        except OSError:
+            return b""
+
+
 def reap(pid: int, seconds: float) -> bool:
     """Collect a child's exit; False if it has not ended within ``seconds``."""
     end = time.monotonic() + seconds

@@ -23,7 +23,7 @@ from typing import Any
 
 from app.errors import HostUnfit
 from app.host import trust
-from app.host.fork import Child, fork_child, reap
+from app.host.fork import Child, fork_child, reap, receive
 from app.host.precedence import as_given
 from app.mechanisms import ConnectionLost, Register, StepFailed, Waiter
 from app.plan import Options, Step
@@ -125,10 +125,7 @@ class SqliteConnection:
         answers: list[str] = []
         for child in self._children:
             self._waiter.wait(child.channel.fileno(), deadline)
-            try:
-                data = child.channel.recv(1 << 16)
-            except OSError:
-                data = b""
+            data = receive(child.channel, 1 << 16)
             if not data:
                 raise ConnectionLost(self.complaint())
             reply = json.loads(data)
@@ -256,7 +253,7 @@ def _serve(channel: socket.socket, uid: int, gid: int, paths: list[str]) -> None
         os.setresuid(uid, uid, uid)
     os.umask(0o077)
     opened: list[_Database] = []
-    while data := channel.recv(1 << 16):
+    while data := receive(channel, 1 << 16):
         request = json.loads(data)
         action, seconds = request["action"], request["seconds"]
         end = time.monotonic() + seconds
