@@ -35,7 +35,7 @@ test-vm: dist/app
 	@STILLFRAME_TEST_VM=full $(VENV)/python -m pytest -m vm $(ARGS) tests/vm
 
 test-servers: dist/app
-	@build/bootstrap.sh
+	@build/bootstrap.sh binary lint servers test
 	@STILLFRAME_TEST_SERVERS=full $(VENV)/python -m pytest $(ARGS) tests/servers
 
 lint:

@@ -2,7 +2,8 @@
 # Makes a bare Debian or Ubuntu machine able to build and test: packages by apt, then .venv.
 # Quick when all is there, safe to run again, and it starts no service and makes no cluster.
 #
-#   build/bootstrap.sh [binary|demo|lint|release|test]...   what is needed (all but release where nothing is named)
+#   build/bootstrap.sh [binary|demo|lint|release|servers|test]...   what is needed
+#                                  (where nothing is named: all but release and servers)
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -83,6 +84,32 @@ EOF
     fi
 }
 
+# Servers whose tests are skipped where they are not: named only if this release of the system has them.
+wished_packages() {
+    if wants test || wants servers; then
+        wish mariadbd mariadb-server
+        wish redis-server redis-server
+        wish etcd etcd-server
+        wish etcdctl etcd-client
+        wish slapd slapd
+        wish ldapsearch ldap-utils
+    fi
+    if wants servers; then
+        wish rabbitmq-server rabbitmq-server
+        wish influxd influxdb
+        wish influx influxdb-client
+        has nbackup || [ -x /usr/lib/firebird/3.0/bin/nbackup ] || wish nbackup firebird3.0-server firebird3.0-utils
+        wish podman podman
+    fi
+}
+wish() {
+    has "$1" && return
+    shift
+    for package; do
+        ! apt-cache show "$package" >/dev/null 2>&1 || echo "$package"
+    done
+}
+
 install_packages() {
     if [ "$(id -u)" != 0 ]; then
         die "not root: install these yourself, then run it again: $*"
@@ -125,6 +152,15 @@ missing=$(missing_packages | sort -u | tr '\n' ' ')
 if [ -n "$missing" ]; then
     # shellcheck disable=SC2086 # a list of names
     install_packages $missing
+fi
+wished=$(wished_packages | sort -u | tr '\n' ' ')
+if [ -n "$wished" ]; then
+    if [ "$(id -u)" = 0 ]; then
+        # shellcheck disable=SC2086 # a list of names
+        install_packages $wished
+    else
+        say "not root: the tests of some servers are skipped; as root: apt-get install $wished"
+    fi
 fi
 
 # The virtual environment, once for each state of what it is made from.
