@@ -181,6 +181,7 @@ class Holder:
         if order == "register":
             self._client_started.add(message["pid"])
             self._tell_watchdog(f"pid {message['pid']}")
+            self._journal.note("process", role="provider", pid=message["pid"])
             return
         self._request = order
         if order == "hold":
