@@ -6,13 +6,13 @@ import contextlib
 import shutil
 import socket
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.servers.daemon import private_folder, running, wait_for
 from tests.servers.engine import Commit, Contents, Engine, Server
 from tests.servers.transfers import BODY, START, Transfer, accounts, broken
 
@@ -167,11 +167,7 @@ class Redis(Engine):
     def server(self, data: Path, make: bool = True) -> Iterator[Server]:
         programs = self.programs()
         assert isinstance(programs, Programs), programs
-        with contextlib.ExitStack() as stack:
-            folder = Path(tempfile.mkdtemp(prefix="sf-redis-", dir="/tmp"))
-            stack.callback(shutil.rmtree, folder, ignore_errors=True)
-            shutil.chown(folder, programs.user, programs.user)
-            folder.chmod(0o755)
+        with private_folder("redis", programs.user) as folder:
             if make:
                 data.mkdir(mode=0o700)
                 shutil.chown(data, programs.user, programs.user)
@@ -188,13 +184,13 @@ class Redis(Engine):
             # A copy stays as it is while it is looked at.
             still = ["--save", "", "--auto-aof-rewrite-percentage", "0"]
             argv += ["--appendonly", self._appendonly, *(_OPTIONS[self._appendonly] if make else still)]
-            process = stack.enter_context(_running(argv, programs.user))
-            server = RedisServer(data, address, programs, self._appendonly)
-            _await(server, process, folder / "log")
-            if make:
-                pairs = [word for number in accounts() for word in (str(number), str(START))]
-                server.ask("HSET", "accounts", *pairs)
-            yield server
+            with running(argv, programs.user, folder / "output") as process:
+                server = RedisServer(data, address, programs, self._appendonly)
+                wait_for(lambda: server.ask("DBSIZE"), process, folder / "log", (OSError, Refused))
+                if make:
+                    pairs = [word for number in accounts() for word in (str(number), str(START))]
+                    server.ask("HSET", "accounts", *pairs)
+                yield server
 
     def commits(self, target: dict[str, Any]) -> Iterator[Commit]:
         def commit(number: int) -> None:
@@ -214,42 +210,6 @@ class Redis(Engine):
 
         with contextlib.closing(Client(target["address"])) as client:
             yield commit
-
-
-@contextlib.contextmanager
-def _running(argv: list[str], user: str) -> Iterator[subprocess.Popen[bytes]]:
-    process = subprocess.Popen(
-        argv,
-        user=user,
-        group=user,
-        extra_groups=[],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        cwd="/",
-        env={"PATH": "/usr/bin:/bin", "LC_ALL": "C"},
-    )
-    try:
-        yield process
-    finally:
-        process.terminate()
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait(30)
-
-
-def _await(server: RedisServer, process: subprocess.Popen[bytes], log: Path) -> None:
-    give_up = time.monotonic() + 60
-    while True:
-        try:
-            server.ask("DBSIZE")
-            return
-        except (OSError, Refused):
-            assert process.poll() is None, log.read_text() if log.exists() else process.returncode
-            assert time.monotonic() < give_up, log.read_text()
-        time.sleep(0.02)
 
 
 ENGINES = (Redis("no", main=True), Redis("yes"))
