@@ -12,6 +12,7 @@ ARGS ?=
 help:
 	@echo 'make demo     a whole cycle on a scratch volume, with the proof, in a few minutes'
 	@echo 'make test     every test; those that need root are skipped without it (ARGS="-k name" for some)'
+	@echo 'make test-kill  500 blows to processes of ours at any instant; STILLFRAME_TEST_KILL says how many'
 	@echo 'make test-vm  all that is shown on virtual machines; make test runs the short form of it'
 	@echo 'make test-servers  each server 20 times on each filesystem; make test runs the short form of it'
 	@echo 'make lint     ruff, mypy, import-linter, shellcheck, and four shells over the generated scripts'
@@ -29,6 +30,10 @@ demo: dist/app
 test: dist/app
 	@build/bootstrap.sh
 	@$(VENV)/python -m pytest $(ARGS)
+
+test-kill:
+	@build/bootstrap.sh test
+	@STILLFRAME_TEST_KILL=$${STILLFRAME_TEST_KILL:-500} $(VENV)/python -m pytest -q -s $(ARGS) tests/matrix
 
 test-vm: dist/app
 	@build/bootstrap.sh

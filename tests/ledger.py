@@ -207,6 +207,7 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
         elif kind == "server":
             one.add_argument("engine")
             one.add_argument("--first", type=int, default=0, help="the number before the first one")
+        one.add_argument("--pause", type=float, default=0.0, help="seconds between two commits")
         one.add_argument("target", metavar=target)
         one.add_argument("notes")
     return parser.parse_args(argv)
@@ -234,6 +235,8 @@ def main(argv: Sequence[str]) -> None:
             commit(number)
             acknowledged = time.monotonic()
             os.write(notes, f"{number} {sent:.6f} {acknowledged:.6f}\n".encode())
+            if arguments.pause:
+                time.sleep(arguments.pause)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ started by its path, as whatever user a policy names.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import socket
@@ -40,7 +41,8 @@ def serve(data: str, notes: str, address: str) -> None:
                 elif word == b"resume":
                     running.set()
                 state = "running" if running.is_set() else "paused"
-                asker.sendall(f"{state} {run_id}\n".encode())
+                with contextlib.suppress(OSError):  # whoever asked was killed
+                    asker.sendall(f"{state} {run_id}\n".encode())
 
 
 def _write(data: str, notes: str, running: threading.Event, idle: threading.Lock) -> None:
