@@ -7,7 +7,7 @@ SOURCES := $(shell find app policies -name "*.py" -o -name "*.toml") build/app.s
 	build/requirements-binary.txt
 ARGS ?=
 
-.PHONY: help demo test test-vm test-servers lint binary bench schema clean release reproduce
+.PHONY: help demo test test-kill test-vm test-servers lint binary bench schema clean release reproduce
 
 help:
 	@echo 'make demo     a whole cycle on a scratch volume, with the proof, in a few minutes'
