@@ -9,12 +9,12 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
 
-from app import freeze, history, hold, journal, manifest, recovery, report, snapshot, verify
+from app import history, hold, journal, manifest, recovery, report, snapshot, verify
 from app.aftermath import Aftermath
 from app.errors import HostUnfit, SnapshotFailed, StillframeError
-from app.freeze import Target
+from app.flusher import Flusher
+from app.freeze import Target, Writeback
 from app.host import hazards
 from app.host.fork import keep_in_children
 from app.host.mounts import Mount, read_mounts, resource_devices, select, select_for_extension
@@ -107,6 +107,20 @@ def targets_for(plan: Plan) -> tuple[list[Target], bool, str]:
     return targets, True, reason
 
 
+def write_back(targets: Sequence[Target]) -> Writeback:
+    """Write dirty pages back, before the hold. Raises HostUnfit where that does not come to an end."""
+    if not targets:
+        return Writeback()
+    with Flusher(targets) as flusher:
+        written = flusher.presync(PRESYNC_SECONDS, lambda _event, **_facts: None)
+    if written.hung:
+        raise HostUnfit(
+            f"{', '.join(written.hung)}: the writeback (syncfs) has not ended after {PRESYNC_SECONDS:g} s",
+            "see what its device says (dmesg), or leave it out: freeze.skip",
+        )
+    return written
+
+
 def run(plan: Plan, paths: Paths, progress: Progress) -> report.Report:
     """One whole cycle; the report, kept in the history. Raises StillframeError before the hold only."""
     begin(paths, progress)
@@ -128,10 +142,7 @@ def run(plan: Plan, paths: Paths, progress: Progress) -> report.Report:
             progress(f"no freeze: {unfrozen}")
         if targets and not sync_only:
             progress(f"writing dirty pages back on {', '.join(context.mounts)}")
-        rounds: list[dict[str, Any]] = []
-        freeze.presync(
-            targets, time.monotonic() + PRESYNC_SECONDS, lambda event, **facts: rounds.append(facts)
-        )
+        written = write_back(targets)
         held = hold.start(
             plan,
             "run",
@@ -141,7 +152,7 @@ def run(plan: Plan, paths: Paths, progress: Progress) -> report.Report:
             sync_only=sync_only,
             unfrozen_level=provider.unfrozen_level.word,
             rehearsal=not provider.takes_snapshot,
-            presync=[facts["seconds"] for facts in rounds],
+            presync=written.rounds,
         )
         note_hazards(held, dangers)
         if unfrozen:

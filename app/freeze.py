@@ -3,7 +3,8 @@
 Constants: include/uapi/linux/fs.h, ``FIFREEZE _IOWR('X', 119, int)``, ``FITHAW _IOWR('X', 120, int)``.
 Semantics: fs/super.c freeze_super() and thaw_super(): EBUSY if already frozen, EINVAL on a thaw of
 what is not frozen. FIFREEZE first waits for writers and then writes back every dirty page while
-new writers stand still, which is why the writeback is done before, with syncfs(2).
+new writers stand still, which is why the writeback is done before, with syncfs(2). How long it waits
+for the kernel itself: ``app.host.grace``.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ import fcntl
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from queue import SimpleQueue
 
 from app.host.mounts import Mount
 
@@ -28,11 +30,18 @@ QUICK = 0.05
 ROUNDS = 8
 """Rounds of syncfs at most: under a steady load of writes the time of a round stops falling."""
 
+STALE = 2
+"""Rounds in a row that got no better, after which presync stops."""
+
 PATIENCE = 0.5
 """Seconds that a thaw waits for a FIFREEZE in progress, which ends in milliseconds or hangs."""
 
 Note = Callable[..., None]
 """Takes an event's name and facts: the journal's ``note`` or the like."""
+
+
+_Order = Callable[["Target"], None]
+_Orders = SimpleQueue[_Order]
 
 
 @dataclass(slots=True)
@@ -61,30 +70,60 @@ def _libc() -> ctypes.CDLL:
     return ctypes.CDLL(None, use_errno=True)
 
 
-def presync(targets: Sequence[Target], deadline: float, note: Note, rounds: int = ROUNDS) -> None:
+@dataclass(frozen=True, slots=True)
+class Writeback:
+    """What a presync achieved.
+
+    ``rounds``: seconds of each. ``hung``: mount points whose syncfs has not come back. ``failed``: errors
+    by mount point.
+    """
+
+    rounds: tuple[float, ...] = ()
+    hung: tuple[str, ...] = ()
+    failed: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def complete(self) -> bool:
+        """Whether all that was dirty when it began is written."""
+        return not self.hung and not self.failed
+
+
+def presync(
+    targets: Sequence[Target], deadline: float, note: Note, rounds: int = ROUNDS, most_stale: int = STALE
+) -> Writeback:
     """Write dirty pages back, in rounds, until a round over all targets is quick (see QUICK).
 
-    Stops early after ``rounds`` or at ``deadline`` (CLOCK_MONOTONIC seconds), or where two rounds
-    in a row got no better. Never raises: it only makes the freeze that follows shorter.
+    Stops early after ``rounds``, at ``deadline`` (CLOCK_MONOTONIC seconds), or after ``most_stale`` rounds in
+    a row that got no better. A syncfs that has not come back by then stays in its thread, which nothing can
+    end: ``app.flusher`` does this in a process that can be left behind. Never raises.
     """
     if not targets:
-        return
-    syncfs = _libc().syncfs
-    best = float("inf")
+        return Writeback()
+    took: list[float] = []
+    failed: dict[str, str] = {}
     stale = 0
     for number in range(1, rounds + 1):
         begun = time.monotonic()
-        threads = [threading.Thread(target=syncfs, args=(t.descriptor,), daemon=True) for t in targets]
+        threads = [threading.Thread(target=_syncfs, args=(t, failed), daemon=True) for t in targets]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join(max(0.0, deadline - time.monotonic()))
-        took = time.monotonic() - begun
-        note("presync", round=number, seconds=round(took, 6))
-        stale = stale + 1 if took > 0.8 * best else 0
-        best = min(best, took)
-        if took <= QUICK or stale >= 2 or time.monotonic() >= deadline:
-            return
+        hung = tuple(t.mount.path for t, thread in zip(targets, threads, strict=True) if thread.is_alive())
+        if hung:
+            return Writeback(tuple(took), hung, failed)
+        seconds = time.monotonic() - begun
+        note("presync", round=number, seconds=round(seconds, 6))
+        stale = stale + 1 if took and seconds > 0.8 * min(took) else 0
+        took.append(seconds)
+        if seconds <= QUICK or stale >= most_stale or time.monotonic() >= deadline:
+            break
+    return Writeback(tuple(took), (), failed)
+
+
+def _syncfs(target: Target, failed: dict[str, str]) -> None:
+    if _libc().syncfs(target.descriptor) != 0:
+        failed[target.mount.path] = os.strerror(ctypes.get_errno())
 
 
 class Freezer:
@@ -99,6 +138,14 @@ class Freezer:
         self._note = note
         self._changed = threading.Condition()
         self._given_up = False
+        self._orders: list[_Orders] = []
+
+    def prepare(self) -> None:
+        """Start the threads, so that none has to be started while anything is frozen."""
+        for target in self.targets[len(self._orders) :]:
+            orders: _Orders = SimpleQueue()
+            self._orders.append(orders)
+            threading.Thread(target=self._serve, args=(target, orders), daemon=True).start()
 
     def freeze(self, deadline: float) -> None:
         """Freeze all targets: those of one depth together, deeper ones first, ``/`` last.
@@ -107,6 +154,7 @@ class Freezer:
         """
         if os.geteuid() != 0:
             raise FreezeFailed("only root can freeze filesystems")
+        self.prepare()
         for depth in sorted({t.mount.depth for t in self.targets}, reverse=True):
             group = [t for t in self.targets if t.mount.depth == depth]
             if self._given_up:
@@ -187,9 +235,14 @@ class Freezer:
         else:
             self._became(target, "frozen", "thaw_failed", reason=found)
 
-    def _start(self, targets: Sequence[Target], body: Callable[[Target], None]) -> None:
-        for target in targets:
-            threading.Thread(target=body, args=(target,), daemon=True).start()
+    def _serve(self, target: Target, orders: _Orders) -> None:
+        while target.state not in ("failed", "thawed"):
+            orders.get()(target)
+
+    def _start(self, targets: Sequence[Target], body: _Order) -> None:
+        for target, orders in zip(self.targets, self._orders, strict=False):
+            if any(target is one for one in targets):
+                orders.put(body)
 
     def _wait(self, targets: Sequence[Target], states: tuple[str, ...], deadline: float) -> None:
         with self._changed:

@@ -2,7 +2,7 @@
 
 It owns the keepers (one process an application), freezes and thaws, obeys the client that started
 it, and undoes everything when the client, a keeper or the watchdog is lost, or a deadline passes.
-Its loop never blocks: what may block runs in a keeper, or in a thread of ``app.freeze``.
+Its loop never blocks: what may block runs in a keeper, or in a thread (``app.filesystems``).
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any
 
-from app import control, freeze, journal, report
+from app import control, journal, report
 from app import manifest as manifests
 from app.aftermath import Aftermath
-from app.freeze import FreezeFailed, Freezer, Target
+from app.filesystems import THAW_SECONDS, Filesystems
+from app.freeze import Target
 from app.host.cgroup import stand_apart
 from app.host.fork import fork_child, reap, receive
 from app.host.memory import stay_resident
@@ -34,11 +35,6 @@ from app.manifest import Manifest
 from app.paths import Paths
 from app.plan import Plan
 from app.watchdog import TICK, Watchdog
-
-FREEZE_SECONDS = 10.0
-"""After presync a FIFREEZE takes milliseconds; one that takes this long hangs."""
-
-THAW_SECONDS = 1.5
 
 THAW_STACK = 1 << 18
 """Bytes for each thread of the watchdog's, all of them locked in memory."""
@@ -67,11 +63,10 @@ class Holder:
         self._client_life = Started()
         self._journal = journal
         self._paths = paths
-        self._targets = list(targets)
-        self._sync_only = sync_only
+        self._filesystems = Filesystems(
+            targets, journal, self._tell_watchdog, timeout=plan.freeze.timeout, sync_only=sync_only
+        )
         self._give_up_at = give_up_at
-        self._freezer = Freezer([] if sync_only else self._targets, self._freeze_note)
-        self._freeze_deadline = float("inf")
         self._keepers = Keepers(plan, journal, paths, self._tell_watchdog, self._break)
         self._phase = "idle"  # idle, quiescing, held, releasing, done
         self._request = ""  # what the client waits for
@@ -95,6 +90,7 @@ class Holder:
         self._journal.note("process", role="holder", pid=os.getpid())
         signal.signal(signal.SIGTERM, self._stop)
         self._start_watchdog()
+        self._filesystems.start()
         self._keepers.spawn()
         if self._kind == "pre":
             # From the start: the extension calls the post-script even while a late pre-script runs.
@@ -107,19 +103,22 @@ class Holder:
 
     def _start_watchdog(self) -> None:
         holder = os.getpid()
-        descriptors = [t.descriptor for t in self._targets]
-        names = [t.mount.path for t in self._targets]
+        descriptors, grace = self._filesystems.descriptors, self._filesystems.grace
+        names = [t.mount.path for t in self._filesystems.targets]
 
         def body(channel: socket.socket) -> None:
             stand_apart()  # before anything is held: our unit may be killed as a whole
             threading.stack_size(THAW_STACK)
             aftermath = Aftermath(self._plan, self._journal, self._paths)
-            watchdog = Watchdog(channel, holder, descriptors, self._journal.note, names, aftermath.conclude)
+            watchdog = Watchdog(
+                channel, holder, descriptors, self._journal.note, names, aftermath.conclude, grace.restore
+            )
             # The last resort must not have to read its own code from a disk that hangs.
             stay_resident(everything=True)
             watchdog.watch()
 
-        self._watchdog = fork_child(body, session=True, also_keep=[self._journal.descriptor, *descriptors])
+        also = [self._journal.descriptor, *descriptors, *grace.descriptors]
+        self._watchdog = fork_child(body, session=True, also_keep=also)
         self._journal.note("process", role="watchdog", pid=self._watchdog.pid)
 
     def _wait(self) -> list[int]:
@@ -163,7 +162,7 @@ class Holder:
         if self._phase in ("quiescing", "held"):
             if now > self._keepers.deadline():
                 self._break("the hold's deadline has passed")
-            elif now > self._freeze_deadline:
+            elif now > self._filesystems.deadline:
                 self._break("the freeze's deadline has passed")
         if self._phase == "releasing" and not self._thawing:
             self._release()
@@ -190,7 +189,7 @@ class Holder:
         elif order == "freeze":
             self._in_thread("freeze", self._freeze)
         elif order == "thaw":
-            self._in_thread("thaw", self._thaw)
+            self._in_thread("thaw", self._filesystems.thaw)
         elif order == "release":
             self._begin_release()
         elif order == "abandon":
@@ -240,10 +239,11 @@ class Holder:
         self._unanswered = -(1 << 30)
         self._break(reason)
 
-    def _tell_watchdog(self, message: str) -> None:
+    def _tell_watchdog(self, message: str, surely: bool = False) -> None:
+        """Never blocks, unless ``surely``: then until it has room for the message, or has died."""
         # A failure is seen by its missing answers, or its closed channel.
         with contextlib.suppress(OSError):
-            self._watchdog.channel.send(message.encode(), socket.MSG_DONTWAIT)
+            self._watchdog.channel.send(message.encode(), 0 if surely else socket.MSG_DONTWAIT)
 
     def _reply(self, **facts: Any) -> None:
         self._request = ""
@@ -296,35 +296,15 @@ class Holder:
         found = report.build(self._plan, journal.read(self._paths.journal))
         wrong = self._manifest.write(manifests.before(found))
         self._journal.note("manifest", wrong=wrong)
-        if not self._sync_only:
-            return {}
-        freeze.presync(self._targets, time.monotonic() + FREEZE_SECONDS, self._journal.note, rounds=1)
-        self._journal.note("synced")
+        if self._filesystems.sync_only:
+            self._filesystems.write_back()
         return {}
 
     def _freeze(self) -> dict[str, Any]:
-        now = time.monotonic()
-        freeze.presync(self._targets, now + FREEZE_SECONDS, self._journal.note, rounds=3)
-        deadline = time.monotonic() + self._plan.freeze.timeout
-        self._freeze_deadline = deadline
-        self._tell_watchdog(f"deadline {min(self._keepers.deadline(), deadline) + GRACE}")
-        try:
-            self._freezer.freeze(min(deadline, time.monotonic() + FREEZE_SECONDS))
-        except FreezeFailed as error:
-            self._freeze_deadline = float("inf")
-            return {"frozen": False, "reason": str(error), "busy": error.busy, "hung": list(error.hung)}
-        return {"frozen": True}
+        def announce(deadline: float) -> None:
+            self._tell_watchdog(f"deadline {min(self._keepers.deadline(), deadline) + GRACE}")
 
-    def _thaw(self) -> dict[str, Any]:
-        stuck = self._freezer.thaw(time.monotonic() + THAW_SECONDS)
-        self._freeze_deadline = float("inf")
-        return {"stuck": stuck + self._freezer.hanging()}
-
-    def _freeze_note(self, event: str, **facts: Any) -> None:
-        if event in ("freezing", "frozen", "thawed"):
-            number = next(i for i, t in enumerate(self._targets) if t.mount.path == facts["mount"])
-            self._tell_watchdog(f"{event} {number}")
-        self._journal.note(event, **facts)
+        return self._filesystems.freeze(announce)
 
     # -- release ------------------------------------------------------------------------------
 
@@ -347,7 +327,7 @@ class Holder:
             self._keepers.verify(broken=bool(self._broken))
         else:
             self._thawing = True
-            self._in_thread("release", self._thaw)
+            self._in_thread("release", self._filesystems.thaw)
 
     def _release(self) -> None:
         if not self._keepers.release():
@@ -369,7 +349,8 @@ class Holder:
             self._control.answer(status, words)
             self._control.close()
         self._keepers.close()
-        hanging = self._freezer.hanging()
+        self._filesystems.close()
+        hanging = self._filesystems.hanging()
         if not hanging:
             # Before the report: its disk may be frozen by somebody else, and nothing of ours is left.
             self._tell_watchdog("end")
@@ -385,7 +366,7 @@ class Holder:
 
     def _outlast_hanging_freeze(self) -> None:
         """A FIFREEZE that hangs is undone by its thread as soon as it comes back: stay until then."""
-        while self._freezer.hanging():
+        while self._filesystems.hanging():
             self._tell_watchdog(f"deadline {time.monotonic() + 60}")
             self._tell_watchdog("beat")
             time.sleep(TICK)

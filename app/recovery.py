@@ -9,6 +9,7 @@ from app import control, journal
 from app.aftermath import Aftermath
 from app.freeze import thaw_descriptor
 from app.host import trust
+from app.host.grace import GracePeriods
 from app.journal import Journal
 from app.paths import Paths
 from app.plan import Plan
@@ -34,6 +35,8 @@ def recover(paths: Paths) -> dict[str, Any] | None:
             if application.recover:
                 notes.note("quiescing", app=application.name, attempt=0)
     thawed, stuck = thaw_journal(paths, notes)
+    if not over and [e["on"] for e in events if e["event"] == "expedited"][-1:] == [True]:
+        GracePeriods().restore()
     before = journal.quiesced_applications(journal.read(paths.journal))
     plan = remembered or last_plan(paths)
     if plan is None:

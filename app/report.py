@@ -121,6 +121,8 @@ def _filesystems(events: Sequence[Event], window: tuple[float | None, float | No
                 entry["thawed_by"] = event["by"]
         elif name == "freeze_hung":
             entry["reason"] = "FIFREEZE did not return in the time allowed"
+        elif name in ("presync_hung", "presync_failed"):
+            entry["reason"] = _unwritten(event)
     result = []
     began, ended = window
     for entry in found.values():
@@ -138,6 +140,13 @@ def _filesystems(events: Sequence[Event], window: tuple[float | None, float | No
         )
         result.append(entry)
     return result
+
+
+def _unwritten(event: Event) -> str:
+    """Why dirty pages were not written back."""
+    if event["event"] == "presync_hung":
+        return f"the writeback (syncfs) did not end within {event['seconds']:g} s"
+    return f"the writeback (syncfs) failed: {event['reason']}"
 
 
 def _application(
@@ -236,6 +245,12 @@ def _level(
     if base < Level.FILESYSTEM and unfrozen:
         because += [f"filesystems were not frozen: {reason}" for reason in unfrozen]
     synced = any(e["event"] == "synced" for e in events)
+    if base < Level.FILESYSTEM and not synced:
+        because += [
+            f"{e['mount']}: {_unwritten(e)}"
+            for e in events
+            if e["event"] in ("presync_hung", "presync_failed")
+        ]
     achieved = [Level.APPLICATION]
     for application in applications:
         if not application["held"]:
@@ -278,6 +293,9 @@ def _framework_error(
 _SHOWN = {
     "hazard": "hazard: {name}: {what}",
     "presync": "writeback, round {round}",
+    "presync_hung": "{mount}: the writeback hangs in the kernel",
+    "presync_failed": "{mount}: the writeback failed: {reason}",
+    "flusher_lost": "the writeback was interrupted",
     "connected": "{app}: connected ({variant})",
     "quiescing": "{app}: quiesce, attempt {attempt}",
     "step": "{app}: {phase}: {what}",

@@ -3,7 +3,7 @@
 It imports almost nothing, opens nothing, and trusts nobody to tell it: the holder's silence, its
 closed channel and the deadline are what it acts on. Descriptors of the filesystems are inherited.
 
-Messages from the holder, one a packet: ``beat``, ``freezing N``, ``frozen N``, ``thawed N``,
+Messages from the holder, one a packet: ``beat``, ``freezing N``, ``thawed N``, ``expedited 0 or 1``,
 ``pid P`` (a process that must not outlive the hold), ``keeper P`` (one that releases by itself when
 the holder goes), ``deadline T`` (CLOCK_MONOTONIC seconds), ``end``. The watchdog answers ``beat``.
 """
@@ -30,6 +30,9 @@ SILENT_TICKS = 8
 """Ticks without a beat after which the holder counts as hanging. Ticks, not seconds, so that a
 machine that was paused as a whole (by its host, for the snapshot) blames nobody."""
 
+THAW_GRACE = 0.4
+"""Seconds to wait for thaws; those that take longer must not hold up the release of applications."""
+
 KEEPERS_GRACE = 1.4
 """Seconds for keepers to release by themselves; then they are killed."""
 
@@ -43,7 +46,8 @@ class Watchdog:
     """Watches one holder. ``descriptors``: the filesystems it may freeze, in freezing order.
 
     ``aftermath(reason)`` is called once everything is thawed, if the holder did not end well: it
-    releases what outlives a session and writes the report.
+    releases what outlives a session and writes the report. ``restore()``: makes the kernel's grace periods
+    ordinary again, if the holder had them expedited (``app.host.grace``).
     """
 
     def __init__(
@@ -54,6 +58,7 @@ class Watchdog:
         note: Callable[..., None],
         names: Sequence[str],
         aftermath: Callable[[str], None],
+        restore: Callable[[], None],
     ) -> None:
         self._channel = channel
         self._holder = Life(holder)
@@ -61,6 +66,8 @@ class Watchdog:
         self._names = list(names)
         self._note = note
         self._aftermath = aftermath
+        self._restore = restore
+        self._expedited = False
         self._frozen: set[int] = set()
         self._thaws = [_Thaw(functools.partial(self._thaw_one, n)) for n in range(len(descriptors))]
         self._keepers: list[Life] = []
@@ -75,10 +82,12 @@ class Watchdog:
         self._holder.kill()
         self._catch_up()
         self._note("watchdog", reason=reason)
+        self._slow_down()
         self._thaw()
         if self._holder.ended(HOLDERS_GRACE):
             # Its last FIFREEZE may have come back only now, or never have begun.
             self._catch_up()
+            self._slow_down()
             self._thaw()
         self._end_processes()
         self._aftermath(reason)
@@ -115,10 +124,12 @@ class Watchdog:
         if word == "beat":
             with contextlib.suppress(OSError):
                 self._channel.send(b"beat", socket.MSG_DONTWAIT)
-        elif word in ("freezing", "frozen"):
+        elif word == "freezing":
             self._frozen.add(int(value))
         elif word == "thawed":
             self._frozen.discard(int(value))
+        elif word == "expedited":
+            self._expedited = value == "1"
         elif word == "deadline":
             self._deadline = float(value)
         elif word in ("pid", "keeper"):
@@ -127,12 +138,16 @@ class Watchdog:
             with contextlib.suppress(OSError):  # it may have ended already
                 known.append(Life(int(value)))
 
+    def _slow_down(self) -> None:
+        if self._expedited:
+            self._restore()
+
     def _thaw(self) -> None:
-        """Thaw all that may be frozen, for a second at most: one that blocks goes on in its thread."""
+        """Thaw all that may be frozen: one that blocks goes on in its thread."""
         thaws = [self._thaws[n] for n in sorted(self._frozen, reverse=True)]
         for thaw in thaws:
             thaw.begin()
-        end = time.monotonic() + 1.0
+        end = time.monotonic() + THAW_GRACE
         for thaw in thaws:
             thaw.wait(max(0.0, end - time.monotonic()))
 
@@ -157,7 +172,8 @@ class Watchdog:
             self._thaw()
 
     def _end_processes(self) -> None:
-        end = time.monotonic() + KEEPERS_GRACE
+        # A dead holder that hangs in FIFREEZE still has its channels open: its keepers have heard nothing.
+        end = time.monotonic() + (KEEPERS_GRACE if self._holder.ended() else 0.0)
         for keeper in self._keepers:
             if not keeper.ended(max(0.0, end - time.monotonic())):
                 keeper.kill()

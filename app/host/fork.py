@@ -78,11 +78,16 @@ def reap(pid: int, seconds: float) -> bool:
 
 
 def fork_child(
-    body: Callable[[socket.socket], object], *, session: bool = False, also_keep: Iterable[int] = ()
+    body: Callable[[socket.socket], object],
+    *,
+    session: bool = False,
+    also_keep: Iterable[int] = (),
+    may_hang: bool = False,
 ) -> Child:
     """Fork a process that runs ``body(channel)`` and ends, with every other descriptor closed.
 
     Its stdin, stdout and stderr are /dev/null: whoever reads our output must not wait for it.
+    ``may_hang``: nobody may have to wait for its end, so it keeps no lock.
     """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     pid = os.fork()
@@ -97,7 +102,7 @@ def fork_child(
             # Not SIG_IGN, which the programs that it starts would have from it for good (signal(7)).
             signal.signal(number, _outlast if session else signal.SIG_DFL)
         signal.set_wakeup_fd(-1)
-        _close_others({theirs.fileno(), *also_keep, *_KEEP})
+        _close_others({theirs.fileno(), *also_keep, *(() if may_hang else _KEEP)})
         _silence()
         body(theirs)
         status = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import os
@@ -139,6 +140,16 @@ def test_only_root(monkeypatch: pytest.MonkeyPatch) -> None:
         Freezer([target("/", 1)], lambda event, **facts: None).freeze(soon())
 
 
+def test_threads_are_ready_before_anything_is_frozen(kernel: Kernel) -> None:
+    freezer = Freezer([target("/a", 1), target("/b", 2)], lambda event, **facts: None)
+    freezer.prepare()
+    ready = threading.active_count()
+    freezer.prepare()
+    freezer.freeze(soon())
+    assert threading.active_count() == ready
+    assert freezer.thaw(soon()) == []
+
+
 class _Libc:
     def __init__(self, lengths: list[float]) -> None:
         self.lengths = lengths
@@ -160,6 +171,40 @@ def test_presync_goes_on_while_it_helps(
     monkeypatch.setattr(freeze, "_libc", lambda: libc)
     freeze.presync([target("/", 1)], soon(), lambda event, **facts: None)
     assert libc.rounds == rounds
+
+
+def test_presync_names_what_has_not_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    back = threading.Event()
+
+    class Stuck:
+        def syncfs(self, descriptor: int) -> int:
+            if descriptor == 2:
+                back.wait(10)
+            return 0
+
+    monkeypatch.setattr(freeze, "_libc", Stuck)
+    written = freeze.presync([target("/a", 1), target("/b", 2)], soon(0.1), lambda event, **facts: None)
+    back.set()
+    assert (written.hung, written.failed, written.complete) == (("/b",), {}, False)
+
+
+def test_presync_names_what_could_not_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken:
+        def syncfs(self, descriptor: int) -> int:
+            ctypes.set_errno(errno.EIO)
+            return -1 if descriptor == 1 else 0
+
+    monkeypatch.setattr(freeze, "_libc", Broken)
+    written = freeze.presync([target("/a", 1), target("/b", 2)], soon(), lambda event, **facts: None)
+    assert (written.hung, written.failed) == ((), {"/a": "Input/output error"})
+    assert not written.complete
+
+
+def test_presync_of_a_steady_load_stops_when_told_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    libc = _Libc([0.1])
+    monkeypatch.setattr(freeze, "_libc", lambda: libc)
+    written = freeze.presync([target("/", 1)], soon(), lambda event, **facts: None, most_stale=1)
+    assert (libc.rounds, len(written.rounds), written.complete) == (2, 2, True)
 
 
 def test_a_thaw_waits_for_a_freeze_that_is_about_to_come_back(kernel: Kernel) -> None:

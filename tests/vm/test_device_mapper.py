@@ -26,15 +26,16 @@ dmsetup create slow --table "0 $half linear /dev/vdb $half"
 for name in quick slow; do
     mkdir "/$name"
     mkfs.ext4 -q "/dev/mapper/$name"
-    mount "/dev/mapper/$name" "/$name"
+    mount -o barrier=0 "/dev/mapper/$name" "/$name"
 done
 """
 
 STUCK_CONTROL = """\
 #!/bin/sh
-# The device is stuck from the moment that the application is paused, which is after the writeback.
+# The device is stuck from the moment that the application is paused. Nothing is dirty, and without barriers
+# nothing is flushed, so that the writeback ends and FIFREEZE is the first to write. A writeback that hangs:
+# tests/integration/test_stuck_device.py.
 if [ "$1" = pause ]; then
-    echo x >/slow/dirty
     DM_DISABLE_UDEV=1 dmsetup suspend --nolockfs slow || exit
 fi
 exec orders-ctl "$1"

@@ -1,0 +1,122 @@
+"""The filesystems of a hold: written back, frozen and thawed, where one that hangs holds up nobody else."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from app.flusher import Flusher
+from app.freeze import FreezeFailed, Freezer, Target, Writeback
+from app.host.grace import GracePeriods
+from app.journal import Journal
+
+PRESYNC_SECONDS = 5.0
+"""Writeback while applications stand still, after that before the hold: what they wrote since."""
+
+PRESYNC_ROUNDS = 3
+
+SYNC_SECONDS = 10.0
+"""The only writeback, where nothing is frozen."""
+
+FREEZE_SECONDS = 5.0
+"""After presync a FIFREEZE takes milliseconds; one that takes this long hangs."""
+
+THAW_SECONDS = 1.5
+
+
+class Filesystems:
+    """Those that one hold freezes, or only writes back (``sync_only``).
+
+    ``timeout``: seconds from the order to freeze to the thaw, at most. ``tell(message, surely)`` passes on
+    what the watchdog must know. What may take long is to be called in a thread.
+    """
+
+    def __init__(
+        self,
+        targets: Sequence[Target],
+        journal: Journal,
+        tell: Callable[[str, bool], None],
+        *,
+        timeout: float,
+        sync_only: bool,
+    ) -> None:
+        self.targets = list(targets)
+        self.sync_only = sync_only
+        self.deadline = float("inf")
+        self.grace = GracePeriods()
+        self._journal = journal
+        self._tell = tell
+        self._timeout = timeout
+        self._freezer = Freezer([] if sync_only else self.targets, self._note)
+        self._flusher: Flusher | None = None
+
+    @property
+    def descriptors(self) -> list[int]:
+        """What the watchdog needs: the filesystems', in freezing order."""
+        return [target.descriptor for target in self.targets]
+
+    def start(self) -> None:
+        """Fork the flusher, while nothing is held."""
+        if self.targets:
+            self._flusher = Flusher(self.targets)
+            self._journal.note("process", role="flusher", pid=self._flusher.pid)
+            self._tell(f"pid {self._flusher.pid}", False)
+
+    def close(self) -> None:
+        """Leave the machine as it was, and let the flusher end."""
+        self.grace.settle()
+        if self._flusher is not None:
+            self._flusher.close()
+
+    def write_back(self) -> None:
+        """One writeback of all, where nobody freezes; noted only if it was whole."""
+        if self._presync(SYNC_SECONDS, rounds=1).complete:
+            self._journal.note("synced")
+
+    def freeze(self, announce: Callable[[float], None]) -> dict[str, Any]:
+        """Write back and freeze; facts of the answer.
+
+        ``announce(deadline)`` is called before the first FIFREEZE: CLOCK_MONOTONIC seconds of the thaw.
+        """
+        deadline = time.monotonic() + self._timeout
+        # A steady writer gets no further rounds here: applications stand still for each.
+        written = self._presync(min(PRESYNC_SECONDS, self._timeout / 2), PRESYNC_ROUNDS, most_stale=1)
+        if written.hung:
+            reason = f"{', '.join(written.hung)}: the writeback (syncfs) did not end in the time allowed"
+            return {"frozen": False, "reason": f"{reason}; nothing was frozen", "busy": False}
+        self.deadline = deadline
+        announce(deadline)
+        try:
+            self._freezer.prepare()
+            with self.grace.expedited(self._expedited):
+                self._freezer.freeze(min(deadline, time.monotonic() + FREEZE_SECONDS))
+        except FreezeFailed as error:
+            self.deadline = float("inf")
+            return {"frozen": False, "reason": str(error), "busy": error.busy}
+        return {"frozen": True}
+
+    def thaw(self) -> dict[str, Any]:
+        """Thaw what was frozen; ``stuck``: mount points that still are, or hang in FIFREEZE."""
+        stuck = self._freezer.thaw(time.monotonic() + THAW_SECONDS)
+        self.deadline = float("inf")
+        return {"stuck": stuck + self._freezer.hanging()}
+
+    def hanging(self) -> list[str]:
+        """Mount points whose FIFREEZE has still not come back."""
+        return self._freezer.hanging()
+
+    def _presync(self, seconds: float, rounds: int, most_stale: int = 1) -> Writeback:
+        if self._flusher is None:
+            return Writeback()
+        return self._flusher.presync(seconds, self._journal.note, rounds, most_stale)
+
+    def _expedited(self, on: bool) -> None:
+        self._tell(f"expedited {int(on)}", True)
+        self._journal.note("expedited", on=on)
+
+    def _note(self, event: str, **facts: Any) -> None:
+        if event in ("freezing", "thawed"):
+            number = next(i for i, t in enumerate(self.targets) if t.mount.path == facts["mount"])
+            self._tell(f"{event} {number}", event == "freezing")
+        self._journal.note(event, **facts)
