@@ -45,6 +45,9 @@ def build_application(policy: Policy, findings: Findings) -> Application:
         if quiesces
         else Level.FILESYSTEM
     )
+    level = min(
+        [level, *(Level[entry["level"].upper()] for entry in _entries(policy, placed) if "level" in entry)]
+    )
     if level is Level.APPLICATION and not policy.damaged("level"):
         _check_proof(policy, placed, findings)
     return Application(
@@ -62,6 +65,11 @@ def build_application(policy: Policy, findings: Findings) -> Application:
         prove=build_prove(policy, findings),
         role=role,
     )
+
+
+def _entries(policy: Policy, placed: Mapping[tuple[Key, ...], Variant]) -> list[Mapping[str, Any]]:
+    """What stands in the policy for those recipes, but for one that stands there without choose."""
+    return [policy.data["choose"][path[1]] for path in placed if path]
 
 
 def _variants(policy: Policy, findings: Findings) -> dict[tuple[Key, ...], Variant]:

@@ -94,6 +94,10 @@ def policy_schema() -> Schema:
                         'comparisons that must all hold, such as ">=150000 <160000"', pattern=VERSIONS
                     ),
                     settings=_conditions("values that settings must have"),
+                    level={
+                        "enum": ["crash", "filesystem", "application"],
+                        "description": "the level of this recipe, where it gives less than the policy's",
+                    },
                     quiesce=steps,
                     verify=steps,
                     release=steps,

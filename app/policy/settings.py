@@ -5,6 +5,7 @@ from __future__ import annotations
 import os.path
 import re
 import unicodedata
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -122,7 +123,7 @@ def _check_declaration(name: str, entry: Mapping[str, Any], root: Node, findings
             )
     if "pattern" in entry:
         try:
-            re.compile(entry["pattern"])
+            _compiled(entry["pattern"])
         except (re.error, OverflowError, RecursionError) as error:
             findings.add(root, (*path, "pattern"), f"is no regular expression: {error}")
     return len(findings) == before
@@ -175,9 +176,15 @@ def _text_problem(entry: Mapping[str, Any], text: str, is_path: bool) -> tuple[s
     if is_path and not normal_path(text):
         return f"{show(text)} is not a full, normal path", "it begins with /, and has no //, . or .. in it"
     pattern = entry.get("pattern")
-    if pattern is not None and not re.fullmatch(pattern, text):
+    if pattern is not None and not _compiled(pattern).fullmatch(text):
         return f"{show(text)} does not match {show(pattern)}", f"must match {show(pattern)}"
     return None
+
+
+def _compiled(pattern: str) -> re.Pattern[str]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a set that may change its meaning in a later Python
+        return re.compile(pattern)
 
 
 def normal_path(text: str) -> bool:

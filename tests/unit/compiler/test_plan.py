@@ -53,6 +53,35 @@ def test_no_recipe_for_the_settings_is_an_error(folder: Folder) -> None:
     assert "no declared setting" in problems["choose[0].settings.nope"].message
 
 
+@pytest.mark.parametrize(("mode", "level"), [("stop", "application"), ("watch", "filesystem")])
+def test_a_recipe_may_give_less_than_its_policy(folder: Folder, mode: str, level: str) -> None:
+    folder.write(
+        """
+        version = 1
+        name = "c"
+        level = "application"
+        [settings.mode]
+        type = "string"
+        default = "MODE"
+        [[choose]]
+        name = "stopped"
+        settings = { mode = "stop" }
+        quiesce = [{ mechanism = "command", argv = ["/bin/ctl", "stop"] }]
+        release = [{ mechanism = "command", argv = ["/bin/ctl", "start"], proof = true }]
+        [[choose]]
+        name = "watched"
+        level = "filesystem"
+        settings = { mode = "watch" }
+        quiesce = [{ mechanism = "command", argv = ["/bin/ctl", "show"] }]
+        release = [{ mechanism = "command", argv = ["/bin/ctl", "show"] }]
+        [[recover]]
+        mechanism = "command"
+        argv = ["/bin/ctl", "start"]
+        """.replace("MODE", mode)
+    )
+    assert folder.compile().plan.applications[0].level.word == level
+
+
 def test_steps_of_top_level_and_choose_do_not_mix(folder: Folder) -> None:
     steps = (
         '[[quiesce]]\nmechanism = "session"\nsend = "X;"\n'
