@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
-import signal
 import subprocess
-import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from tests.servers import sql
+from tests.servers.daemon import running, wait_for
 from tests.servers.engine import Commit, Contents, Server
 
 DATABASE = "money"
@@ -91,46 +87,10 @@ class MySQLServer(Server):
 @contextlib.contextmanager
 def process(argv: Sequence[str | Path], user: str, probe: MySQLServer) -> Iterator[None]:
     """The server process, from its first answer to ``probe`` to its end in good order."""
-    with contextlib.ExitStack() as stack:
-        log = stack.enter_context((probe.folder / "log").open("ab"))
-        server = subprocess.Popen(
-            list(map(str, argv)),
-            user=user,
-            group=user,
-            extra_groups=[],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            cwd="/",
-            env=_environ(),
-            start_new_session=True,
-        )
-        stack.callback(_end, server)
-        give_up = time.monotonic() + 60
-        while True:
-            with contextlib.suppress(subprocess.CalledProcessError):
-                probe.query("SELECT 1")
-                break
-            if server.poll() is not None or time.monotonic() > give_up:
-                raise AssertionError((probe.folder / "log").read_text()[-3000:])
-            time.sleep(0.05)
+    log = probe.folder / "log"
+    with running(argv, user, log) as server:
+        wait_for(lambda: probe.query("SELECT 1"), server, log, (subprocess.CalledProcessError,))
         yield
-
-
-def folder(user: str) -> contextlib.AbstractContextManager[Path]:
-    """A private folder for a socket: its whole path has room for 107 bytes."""
-
-    @contextlib.contextmanager
-    def made() -> Iterator[Path]:
-        path = Path(tempfile.mkdtemp(prefix="sf-my-", dir="/tmp"))
-        try:
-            shutil.chown(path, user, user)
-            path.chmod(0o755)
-            yield path
-        finally:
-            shutil.rmtree(path, ignore_errors=True)
-
-    return made()
 
 
 def commits(target: dict[str, Any]) -> Iterator[Commit]:
@@ -145,15 +105,6 @@ def make_tables(server: MySQLServer, engine: str = "InnoDB") -> None:
     for statement in sql.TABLES:
         made = f"{statement} ENGINE={engine}" if statement.startswith("CREATE TABLE") else statement
         server.query(f"USE {DATABASE}; {made}")
-
-
-def _end(server: subprocess.Popen[bytes]) -> None:
-    server.terminate()
-    try:
-        server.wait(30)
-    except subprocess.TimeoutExpired:
-        os.killpg(server.pid, signal.SIGKILL)
-        server.wait(10)
 
 
 def _environ() -> dict[str, str]:

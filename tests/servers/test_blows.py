@@ -15,7 +15,7 @@ from tests.servers.ground import Ground
 pytestmark = [pytest.mark.integration, pytest.mark.root, pytest.mark.slow]
 
 
-@pytest.mark.parametrize("grounded", pairs(("ext4",)), indirect=True)
+@pytest.mark.parametrize("grounded", pairs(("ext4",), ways=False), indirect=True)
 def test_broken_by_the_server(grounded: Ground, here: Stage) -> None:
     """Whoever ends what we hold, with the server's own means, takes the claim with it."""
     if grounded.engine.unbreakable:
@@ -37,7 +37,7 @@ def test_broken_by_the_server(grounded: Ground, here: Stage) -> None:
 
 
 @pytest.mark.parametrize("who", ["holder", "keeper", "client"])
-@pytest.mark.parametrize("grounded", pairs(("ext4",)), indirect=True)
+@pytest.mark.parametrize("grounded", pairs(("ext4",), ways=False), indirect=True)
 def test_killed(grounded: Ground, here: Stage, who: str) -> None:
     """SIGKILL in the middle of the hold: every writer's commit is acknowledged again within two seconds."""
     if who not in grounded.engine.clients:

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.servers import mysqls
+from tests.servers import mysqls, templates
+from tests.servers.daemon import private_folder
 from tests.servers.engine import Commit, Engine, Server
 from tests.servers.mysqls import MySQLServer
 
@@ -53,9 +54,9 @@ class MariaDB(Engine):
     def instance(self, data: Path, make: bool = True, *options: str) -> Iterator[MySQLServer]:
         """The same, with further options for the server."""
         settings = {"mode": self._mode, "server_options": ["--log-bin=mysql-bin"]}
-        with mysqls.folder(USER) as folder:
+        with private_folder("mariadb", USER) as folder:
             if make:
-                install(data)
+                templates.copied("mariadb", data, install)
             server = MySQLServer(data, folder, "/usr/bin/mariadb", "/usr/bin/mariadb-check", settings)
             argv = ["/usr/sbin/mariadbd", "--no-defaults", f"--datadir={data}", f"--socket={server.socket}"]
             with mysqls.process(
