@@ -232,7 +232,8 @@ def _level(
     if snapshot["state"] not in ("taken", "rehearsed", "left to the extension"):
         given_up = {e.get("app") for e in events if e["event"] == "given_up"}
         because += [f"{a['name']}: {'; '.join(a['because'])}" for a in applications if a["name"] in given_up]
-        return Level.NONE, [*because, f"no snapshot: {snapshot.get('reason', snapshot['state'])}"]
+        because.append(f"no snapshot: {snapshot.get('reason', snapshot['state'])}")
+        return Level.NONE, [*because, *_causes(events)]
     unended = not any(e["event"] == "end" for e in events)
     if unended:
         because.append("the hold never came to its end")
@@ -265,6 +266,20 @@ def _level(
     if base < Level.FILESYSTEM and (not synced or (unfrozen and plan.freeze.enabled)):
         achieved.append(base)
     return min(achieved), because
+
+
+_HANGING = frozenset({"fanotify", "loop-order"})
+"""Hazards that make a freeze or a writeback hang in the kernel."""
+
+
+def _causes(events: Sequence[Event]) -> list[str]:
+    """What was known, before the hold, to make those filesystems hang that did."""
+    hung = {e["mount"] for e in events if e["event"] in ("freeze_hung", "presync_hung")}
+    return [
+        f"{e['filesystem']} hung, as the hazard {e['name']} lets expect: {e['what']}"
+        for e in events
+        if e["event"] == "hazard" and e["name"] in _HANGING and e.get("filesystem") in hung
+    ]
 
 
 def _own_level(plan: Plan, name: str) -> Level:

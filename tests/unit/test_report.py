@@ -208,3 +208,14 @@ def test_hazards_are_kept_and_shown() -> None:
     assert [f["mount"] for f in report["filesystems"]] == ["/v"]
     assert report["timeline"][0]["text"] == "hazard: nfs-export: /srv is exported"
     assert "  hazard     nfs-export: /srv is exported" in narrate(report)
+
+
+@pytest.mark.parametrize(("mount", "named"), [("/v", True), ("/w", False)])
+def test_a_freeze_that_hung_is_laid_to_the_hazard_of_its_mount(mount: str, named: bool) -> None:
+    facts = Hazard(
+        "fanotify", "process 7 (scanner) is asked", "kill 7", mount=mount, severity=WARNING
+    ).facts()
+    names = ("begin", "hazard", "freezing:/v", "freeze_hung:/v", "snapshot_refused", "not_frozen:/v", "end")
+    report = achieved(names, hazard=facts, snapshot_refused={"reason": "/v: FIFREEZE did not return"})
+    assert report["because"][0] == "no snapshot: /v: FIFREEZE did not return"
+    assert any("process 7 (scanner)" in reason for reason in report["because"]) is named
