@@ -108,6 +108,8 @@ class Watchdog:
                 self._heed(data.decode())
             else:
                 silent += 1
+                if self._holder.undead():
+                    return "the holder died"
                 if silent >= SILENT_TICKS:
                     return "the holder did not move any more"
             if time.monotonic() > self._deadline:
@@ -172,7 +174,7 @@ class Watchdog:
             self._thaw()
 
     def _end_processes(self) -> None:
-        # A dead holder that hangs in FIFREEZE still has its channels open: its keepers have heard nothing.
+        # Of a holder that is dead and hangs in FIFREEZE the keepers have heard nothing.
         end = time.monotonic() + (KEEPERS_GRACE if self._holder.ended() else 0.0)
         for keeper in self._keepers:
             if not keeper.ended(max(0.0, end - time.monotonic())):

@@ -40,11 +40,18 @@ class Life:
 
         Not so one that waits for a processor, however long: it still moves by itself.
         """
+        return self._state() in (b"T", b"t")
+
+    def undead(self) -> bool:
+        """Whether it has ended but for a thread that hangs in the kernel and keeps its descriptors open."""
+        return self._state() == b"Z" and not self.ended()
+
+    def _state(self) -> bytes:
         try:
             status = os.pread(self._stat, 512, 0)
         except OSError:
-            return False  # it has ended
-        return status[status.rfind(b")") + 2 :][:1] in (b"T", b"t")
+            return b""  # it has ended
+        return status[status.rfind(b")") + 2 :][:1]
 
     def kill(self) -> None:
         """SIGKILL to it; never raises."""
