@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
-from app import control, journal
+from app import control, history, journal
 from app.aftermath import Aftermath
 from app.freeze import thaw_descriptor
 from app.host import trust
@@ -27,6 +28,7 @@ def recover(paths: Paths) -> dict[str, Any] | None:
     over = journal.ended(events)
     remembered = _read(paths.outstanding)
     if over and remembered is None and not journal.frozen_mounts(events):
+        _report_late(paths, events)
         return None
     notes = Journal(paths.journal)
     if over and remembered is not None:
@@ -47,6 +49,19 @@ def recover(paths: Paths) -> dict[str, Any] | None:
     Aftermath(plan, notes, paths).conclude(REASON)
     after = journal.quiesced_applications(journal.read(paths.journal))
     return {"thawed": thawed, "released": [n for n in before if n not in after], "left": after + stuck}
+
+
+def _report_late(paths: Paths, events: Sequence[journal.Event]) -> None:
+    """Write the report of a hold that ended well, but whose client was killed before it had reported.
+
+    Without it the newest report would be that of another hold.
+    """
+    begin = next((e for e in reversed(events) if e["event"] == "begin"), None)
+    known = history.numbers(paths)
+    if begin is None or (known and history.load(paths, known[-1]).get("hold") == begin.get("hold")):
+        return
+    if (plan := last_plan(paths)) is not None:
+        Aftermath(plan, Journal(paths.journal), paths).write()
 
 
 def last_plan(paths: Paths) -> Plan | None:

@@ -71,9 +71,9 @@ def as_given() -> Iterator[None]:
 
 
 def hasten(pid: int) -> None:
-    """Let a process that is about to be killed not wait for a processor: it dies when it runs next.
+    """Let a process not wait for a processor: one that is about to be killed, or that keeps a lock.
 
-    What it holds, a lock of SQLite's for one, goes only then. Never raises.
+    It dies when it runs next, and what it holds goes only then. Never raises.
     """
     if _given is not None:
         with contextlib.suppress(OSError):

@@ -24,7 +24,7 @@ from typing import Any
 from app.errors import HostUnfit
 from app.host import trust
 from app.host.fork import Child, fork_child, reap, receive
-from app.host.precedence import as_given
+from app.host.precedence import as_given, hasten
 from app.mechanisms import ConnectionLost, Register, StepFailed, Waiter
 from app.plan import Options, Step
 
@@ -81,7 +81,12 @@ class SqliteConnection:
 
     def perform(self, step: Step, deadline: float) -> str:
         """Do the action with every database; the answers, a line each."""
-        return "\n".join(self._ask(step.do["action"], deadline))
+        answers = self._ask(step.do["action"], deadline)
+        if step.do["action"] == "lock":
+            # Writers wait for it from now on, and what it has left to do is little.
+            for child in self._children:
+                hasten(child.pid)
+        return "\n".join(answers)
 
     def prove(self, deadline: float) -> None:
         """The child that holds the lock must answer."""
