@@ -87,9 +87,12 @@ def action(step: Step, application: Application) -> str:
         words = " ".join(str(do["send"]).split())
     elif "argv" in do:
         words = shlex.join(do["argv"])
-    elif step.mechanism == "sqlite":
-        databases = application.mechanisms.get("sqlite", {}).get("databases", ())
-        words = f"sqlite {do['action']}: {', '.join(databases)}"
+    elif "action" in do:
+        options = application.mechanisms.get(step.mechanism, {})
+        subjects = next((options[key] for key in ("databases", "groups", "units") if key in options), ())
+        words = f"{step.mechanism} {do['action']}: {', '.join(subjects)}"
+    elif "path" in do:
+        words = f"{step.mechanism}: {do.get('method', 'GET')} {do['path']}"
     else:
         words = f"{step.mechanism}: {', '.join(f'{key} {value}' for key, value in sorted(do.items()))}"
     return printable(words)

@@ -1,7 +1,8 @@
 """One suite for every mechanism: the contract that ``app.mechanisms.Connection`` states.
 
-A new mechanism needs an entry in ``STAGES``; without one the suite fails. Clients are real: the
-``sqlite3`` shell for ``session``, programs of the system for ``command``.
+A new mechanism needs an entry in ``STAGES``; without one the suite fails. The other side is real: the
+``sqlite3`` shell for ``session``, programs of the system for ``command``, a systemd of our own for
+``service``.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import signal
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from app import mechanisms
 from app.errors import HostUnfit
 from app.mechanisms import Abandoned, Connection, ConnectionLost, StepFailed, TimedOut, Waiter
 from app.plan import Step
+from tests import systemds
 
 pytestmark = pytest.mark.integration
 
@@ -45,6 +47,10 @@ class Stage:
     ways_in: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
 
 
+Make = Callable[[Path, contextlib.ExitStack], Stage]
+"""Makes a stage in a folder; what it starts is ended with the stack. It may skip, with the reason."""
+
+
 def _database(tmp_path: Path) -> Path:
     path = tmp_path / "a 'b' \"c\".db"
     with contextlib.closing(sqlite3.connect(path)) as connection:
@@ -52,7 +58,7 @@ def _database(tmp_path: Path) -> Path:
     return path
 
 
-def _session(tmp_path: Path) -> Stage:
+def _session(tmp_path: Path, stack: contextlib.ExitStack) -> Stage:
     options = {
         "argv": ["sqlite3", "-batch", str(_database(tmp_path))],
         "mark": ".print {mark}",
@@ -72,7 +78,7 @@ def _session(tmp_path: Path) -> Stage:
     )
 
 
-def _command(tmp_path: Path) -> Stage:
+def _command(tmp_path: Path, stack: contextlib.ExitStack) -> Stage:
     return Stage(
         {},
         {"argv": ["printf", "%s|%s", "$(id); '\"", "é"]},
@@ -83,7 +89,7 @@ def _command(tmp_path: Path) -> Stage:
     )
 
 
-def _sqlite(tmp_path: Path) -> Stage:
+def _sqlite(tmp_path: Path, stack: contextlib.ExitStack) -> Stage:
     path = _database(tmp_path)
 
     @contextlib.contextmanager
@@ -103,7 +109,33 @@ def _sqlite(tmp_path: Path) -> Stage:
     )
 
 
-STAGES = {"session": _session, "command": _command, "sqlite": _sqlite}
+def _service(tmp_path: Path, stack: contextlib.ExitStack) -> Stage:
+    try:
+        manager = stack.enter_context(systemds.systemd())
+    except systemds.Unavailable as error:
+        pytest.skip(str(error))
+    stubborn = "/bin/sh -c 'trap \"\" TERM; while :; do sleep 1; done'"
+    manager.write({"orders.service": f"[Service]\nExecStart={stubborn}\nTimeoutStopSec=60\n"})
+    manager.ctl("start", "orders")
+    time.sleep(0.2)  # until the shell has set its trap
+    noted = f"orders.service active {manager.show('orders', 'InvocationID')}"
+    options = {"units": ["orders"], "user": "root", "environment": manager.environment}
+    return Stage(
+        options,
+        {"action": "note"},
+        noted,
+        {"action": "verify"},
+        {"action": "stop", "was": noted},
+        {**options, "units": ["no-such.service"]},
+    )
+
+
+STAGES: dict[str, Make] = {
+    "session": _session,
+    "command": _command,
+    "service": _service,
+    "sqlite": _sqlite,
+}
 
 
 @pytest.fixture(params=mechanisms.names())
@@ -113,10 +145,11 @@ def name(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def stage(name: str, tmp_path: Path) -> Stage:
+def stage(name: str, tmp_path: Path) -> Iterator[Stage]:
     """Where this mechanism works."""
     assert name in STAGES, f"mechanism {name} has no stage here: add one, so that its contract is held"
-    return STAGES[name](tmp_path)
+    with contextlib.ExitStack() as stack:
+        yield STAGES[name](tmp_path, stack)
 
 
 def soon(seconds: float = 10.0) -> float:
@@ -202,7 +235,7 @@ def test_the_end_of_the_other_side_is_seen(name: str, stage: Stage) -> None:
     opened = Opened(name, stage.options, [good])
     lost = opened.connection.lost()
     if lost is None:
-        assert opened.pids == [], "what keeps a process open can be lost"
+        assert opened.alive() == [], "what keeps a process open can be lost"
         pytest.skip(f"{name} keeps nothing open")
     poll = select.poll()
     poll.register(lost, select.POLLIN)
@@ -248,7 +281,7 @@ def test_programs_get_the_machine_s_environment_only(monkeypatch: pytest.MonkeyP
 
 
 def test_a_client_that_says_that_its_session_is_over_is_believed(tmp_path: Path) -> None:
-    options = {**_session(tmp_path).options, "ended": "^(Error|Could not connect): "}
+    options = {**_session(tmp_path, contextlib.ExitStack()).options, "ended": "^(Error|Could not connect): "}
     over = Step("session", {"send": f".shell echo 'Could not connect: gone'; sleep {UNLIKE}"})
     opened = Opened("session", options, [over])
     begun = time.monotonic()
