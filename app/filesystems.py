@@ -9,6 +9,7 @@ from typing import Any
 from app.flusher import Flusher
 from app.freeze import FreezeFailed, Freezer, Target, Writeback
 from app.host.grace import GracePeriods
+from app.host.life import Started
 from app.journal import Journal
 
 PRESYNC_SECONDS = 5.0
@@ -50,6 +51,7 @@ class Filesystems:
         self._timeout = timeout
         self._freezer = Freezer([] if sync_only else self.targets, self._note)
         self._flusher: Flusher | None = None
+        self._started = Started()
 
     @property
     def descriptors(self) -> list[int]:
@@ -60,6 +62,7 @@ class Filesystems:
         """Fork the flusher, while nothing is held."""
         if self.targets:
             self._flusher = Flusher(self.targets)
+            self._started.add(self._flusher.pid)
             self._journal.note("process", role="flusher", pid=self._flusher.pid)
             self._tell(f"pid {self._flusher.pid}", False)
 
@@ -68,6 +71,11 @@ class Filesystems:
         self.grace.settle()
         if self._flusher is not None:
             self._flusher.close()
+
+    def beat(self) -> None:
+        """End a flusher that was stopped: applications wait for its answer. Ten times a second."""
+        if self._started.beat():
+            self._started.end()
 
     def write_back(self) -> None:
         """One writeback of all, where nobody freezes; noted only if it was whole."""

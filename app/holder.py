@@ -27,10 +27,11 @@ from app.filesystems import THAW_SECONDS, Filesystems
 from app.freeze import Target
 from app.host.cgroup import stand_apart
 from app.host.fork import fork_child, reap, receive
+from app.host.life import Started
 from app.host.memory import stay_resident
 from app.host.precedence import take_precedence
 from app.journal import Journal
-from app.keepers import GRACE, SILENT_BEATS, Keepers, Started
+from app.keepers import GRACE, SILENT_BEATS, Keepers
 from app.manifest import Manifest
 from app.paths import Paths
 from app.plan import Plan
@@ -150,6 +151,7 @@ class Holder:
             self._unanswered += 1
             self._tell_watchdog("beat")
             self._keepers.beat()
+            self._filesystems.beat()
             self._watch_client()
             if self._unanswered > SILENT_BEATS:
                 self._lose_watchdog("the watchdog does not answer")

@@ -15,7 +15,7 @@ from typing import Any
 
 from app import answers
 from app.host.fork import Child, fork_child, receive
-from app.host.life import Life
+from app.host.life import Started
 from app.journal import Journal, read, saved_answers
 from app.keeper import Keeper
 from app.paths import Paths
@@ -31,40 +31,10 @@ SILENT_BEATS = 10
 """Beats without a sign of life after which a keeper, or the watchdog, counts as hanging. Counted in turns
 of the holder's loop, so that a pause of the whole machine blames nobody."""
 
-STOPPED_BEATS = 5
-"""Beats after which a client, a session's or a command's process that was stopped (SIGSTOP) is taken for
-dead. Shorter than SILENT_BEATS: this is known of it, not concluded from its silence."""
-
 _BUSY = ("connecting", "quiescing", "verifying", "releasing", "recovering")
 _TOUCHED = ("quiescing", "held", "verifying", "verified", "unverified", "releasing")
 _SETTLED = ("held", "failed", "left")
 _KEPT = ("held", "verified", "unverified")
-
-
-class Started:
-    """Processes that must not outlive the hold."""
-
-    def __init__(self) -> None:
-        self._lives: list[Life] = []
-        self._turns_stopped = 0
-
-    def add(self, pid: int) -> None:
-        """Remember one, unless it has ended already."""
-        self._lives = [life for life in self._lives if not life.over()]
-        with contextlib.suppress(OSError):
-            self._lives.append(Life(pid))
-
-    def end(self) -> None:
-        """SIGKILL to those that live, with all that they started in their sessions; never raises."""
-        for life in self._lives:
-            life.kill_group()
-            life.close()
-        self._lives.clear()
-
-    def beat(self) -> bool:
-        """Whether one of them has been stopped for STOPPED_BEATS; call it once in TICK seconds."""
-        self._turns_stopped = self._turns_stopped + 1 if any(life.stopped() for life in self._lives) else 0
-        return self._turns_stopped >= STOPPED_BEATS
 
 
 @dataclass(slots=True)

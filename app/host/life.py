@@ -9,6 +9,10 @@ import signal
 
 from app.host.precedence import hasten
 
+STOPPED_BEATS = 5
+"""Tenths of a second after which a process that was stopped (SIGSTOP) is taken for dead. Half of what it
+takes for one that is silent: this is known of it, not concluded."""
+
 
 class Life:
     """A process that is watched. Raises OSError where it has ended already.
@@ -80,3 +84,29 @@ class Life:
         """Let go of its descriptors."""
         os.close(self._pidfd)
         os.close(self._stat)
+
+
+class Started:
+    """Processes that must not outlive the hold."""
+
+    def __init__(self) -> None:
+        self._lives: list[Life] = []
+        self._turns_stopped = 0
+
+    def add(self, pid: int) -> None:
+        """Remember one, unless it has ended already."""
+        self._lives = [life for life in self._lives if not life.over()]
+        with contextlib.suppress(OSError):
+            self._lives.append(Life(pid))
+
+    def end(self) -> None:
+        """SIGKILL to those that live, with all that they started in their sessions; never raises."""
+        for life in self._lives:
+            life.kill_group()
+            life.close()
+        self._lives.clear()
+
+    def beat(self) -> bool:
+        """Whether one of them has been stopped for STOPPED_BEATS; call it ten times a second."""
+        self._turns_stopped = self._turns_stopped + 1 if any(life.stopped() for life in self._lives) else 0
+        return self._turns_stopped >= STOPPED_BEATS
