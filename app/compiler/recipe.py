@@ -36,7 +36,7 @@ def build_application(policy: Policy, findings: Findings) -> Application:
     recover = build_steps(data.get("recover", []), ("recover",), Resolver(policy, findings), saved)
     role = _role(policy, findings)
     options = _options(policy, variants, [*recover, *([role.ask] if role else [])], findings)
-    _check_recipe(policy, placed, recover, findings)
+    _check_recipe(policy, placed, findings)
     quiesces = any(variant.quiesce for variant in variants)
     level = (
         Level[data["level"].upper()]
@@ -168,17 +168,19 @@ def _options(
                 check_part(schema, found, policy.root, (name,), findings)
         for key in ("failed", "ended"):
             count_groups(found.get(key), policy, (name, key), findings)
+        for key in ("identity", "version"):
+            if isinstance(found.get(key), dict):
+                count_groups(found[key].get("pattern"), policy, (name, key, "pattern"), findings)
     return resolved
 
 
 def _check_recipe(
     policy: Policy,
     variants: Mapping[tuple[Key, ...], Variant],
-    recover: tuple[Step, ...],
     findings: Findings,
 ) -> None:
     lasting = {s.mechanism for v in variants.values() for s in v.quiesce if outlives(s.mechanism)}
-    if lasting and not recover and not policy.damaged("recover"):
+    if lasting and not policy.data.get("recover") and not policy.damaged("recover"):
         findings.add(
             policy.root,
             ("recover",),
