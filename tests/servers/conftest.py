@@ -17,6 +17,10 @@ FULL = os.environ.get("STILLFRAME_TEST_SERVERS") == "full"
 """The full form: make test-servers."""
 
 
+full_form = pytest.mark.skipif(not FULL, reason="of the full form only: make test-servers")
+"""For a test that the short form can do without."""
+
+
 def cycles(engine: Engine) -> int:
     """How many snapshots are taken of an engine on each kind of filesystem."""
     return 20 if FULL else 2 if engine.main else 1

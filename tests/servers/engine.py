@@ -107,9 +107,13 @@ class Engine(ABC):
         Each commit is ``tests.servers.transfers.Transfer`` of its number (or what comes nearest to it).
         """
 
-    def operator(self, server: Server, name: str = "") -> str:
-        """The head of an operator's policy for that instance: all but timing, freeze and snapshot."""
-        lines = "\n".join(f"{key} = {json.dumps(value)}" for key, value in server.settings().items())
+    def operator(self, server: Server, name: str = "", **settings: Any) -> str:
+        """The head of an operator's policy for that instance, with these further settings.
+
+        All but timing, freeze and snapshot.
+        """
+        values = {**server.settings(), **settings}
+        lines = "\n".join(f"{key} = {json.dumps(value)}" for key, value in values.items())
         return f'name = "{name or self.name}"\nextends = "{self.policy}"\n[settings]\n{lines}\n'
 
     def __repr__(self) -> str:

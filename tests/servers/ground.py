@@ -44,14 +44,14 @@ class Ground:
         """Numbers of the commits of all loads so far that were acknowledged before ``moment``."""
         return {e.number for each in self.loads for e in each.entries if e.acknowledged < moment}
 
-    def rehearsal(self, here: Stage, seconds: float, freeze: bool = True) -> Path:
+    def rehearsal(self, here: Stage, seconds: float, freeze: bool = True, **settings: Any) -> Path:
         """A policy that holds the server for so many seconds, and hands off to nobody."""
         mounts = f'mounts = ["{self.volume.mount}"]\ntimeout = 30' if freeze else "enabled = false"
-        return self.policy(here, mounts, f'provider = "none"\nseconds = {seconds}')
+        return self.policy(here, mounts, f'provider = "none"\nseconds = {seconds}', **settings)
 
-    def policy(self, here: Stage, freeze: str, snapshot: str) -> Path:
+    def policy(self, here: Stage, freeze: str, snapshot: str, **settings: Any) -> Path:
         """An operator's policy for the server."""
-        head = self.engine.operator(self.server)
+        head = self.engine.operator(self.server, **settings)
         return here.policy(f"{head}{TIMING}[freeze]\n{freeze}\n[snapshot]\n{snapshot}\n")
 
     def snapshot(self, here: Stage) -> Path:

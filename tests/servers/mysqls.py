@@ -16,9 +16,12 @@ DATABASE = "money"
 KEEPER = "keeper"
 """The database user of our sessions: it has the rights that the policy names, and no other."""
 
+CUSTOMER = "customer"
+"""A user like any application's, without a password."""
+
 PASSWORD = "correct-horse-battery"
 
-_CLIENT = ["--no-defaults", "--batch", "--skip-column-names", "--no-auto-rehash", "--skip-reconnect"]
+CLIENT = ["--no-defaults", "--batch", "--skip-column-names", "--no-auto-rehash", "--skip-reconnect"]
 
 
 class MySQLServer(Server):
@@ -28,7 +31,7 @@ class MySQLServer(Server):
         self.data = data
         self.folder = folder
         self.socket = folder / "s"
-        self._client = client
+        self.client = client
         self._checker = checker
         self._settings = settings
         self._option_file.touch(0o600)
@@ -52,11 +55,11 @@ class MySQLServer(Server):
         self.query(f"GRANT {', '.join(rights)} ON *.* TO {KEEPER}@localhost")
 
     def target(self) -> dict[str, Any]:
-        return {"client": self._client, "socket": str(self.socket)}
+        return {"client": self.client, "socket": str(self.socket)}
 
     def query(self, statement: str, user: str = "root", seconds: float = 60) -> str:
         """The answer of a new session, tabs between columns. Raises CalledProcessError."""
-        argv = [self._client, *_CLIENT, f"--socket={self.socket}", f"--user={user}", f"--execute={statement}"]
+        argv = [self.client, *CLIENT, f"--socket={self.socket}", f"--user={user}", f"--execute={statement}"]
         done = subprocess.run(
             argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=seconds, env=_environ()
         )
@@ -95,13 +98,14 @@ def process(argv: Sequence[str | Path], user: str, probe: MySQLServer) -> Iterat
 
 def commits(target: dict[str, Any]) -> Iterator[Commit]:
     """The writer's side."""
-    argv = [target["client"], *_CLIENT, "--unbuffered", f"--socket={target['socket']}", "--user=root"]
+    argv = [target["client"], *CLIENT, "--unbuffered", f"--socket={target['socket']}", "--user=root"]
     return sql.typed([*argv, DATABASE], "SELECT 'ok {number}';")
 
 
 def make_tables(server: MySQLServer, engine: str = "InnoDB") -> None:
     """The writers' tables."""
-    server.query(f"CREATE DATABASE {DATABASE}")
+    server.query(f"CREATE DATABASE {DATABASE}; CREATE USER {CUSTOMER}@localhost")
+    server.query(f"GRANT ALL ON {DATABASE}.* TO {CUSTOMER}@localhost")
     for statement in sql.TABLES:
         made = f"{statement} ENGINE={engine}" if statement.startswith("CREATE TABLE") else statement
         server.query(f"USE {DATABASE}; {made}")

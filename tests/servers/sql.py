@@ -77,9 +77,16 @@ class Client:
 
     def expect(self, line: str) -> None:
         """Wait for the next line. Raises ConnectionError unless it is that one."""
-        answer = self._output.readline()
-        if answer != f"{line}\n":
+        answer = self.line()
+        if answer != line:
             raise ConnectionError(f"the client said {answer!r}, not {line!r}")
+
+    def line(self) -> str:
+        """The next line of what it says. Raises ConnectionError at the end of it."""
+        answer = self._output.readline()
+        if not answer.endswith("\n"):
+            raise ConnectionError(f"the client has ended: {answer!r}")
+        return answer[:-1]
 
     def close(self) -> None:
         """End it."""

@@ -84,8 +84,8 @@ class MySQL(Engine):
                     server.query(f"GRANT SELECT ON performance_schema.* TO {KEEPER}@localhost")
                 yield server
 
-    def operator(self, server: Server, name: str = "") -> str:
-        return f'{super().operator(server, name)}[prove]\npath = ["{_programs()[0]}"]\n'
+    def operator(self, server: Server, name: str = "", **settings: Any) -> str:
+        return f'{super().operator(server, name, **settings)}[prove]\npath = ["{_programs()[0]}"]\n'
 
     def commits(self, target: dict[str, Any]) -> Iterator[Commit]:
         return mysqls.commits(target)
