@@ -269,24 +269,28 @@ def test_nfs_export(here: Stage, scratch_ext4: scratch.Volume) -> None:
     assert (found["severity"], found["path"]) == ("warning", str(scratch_ext4.mount))
 
 
-def test_auditd_that_syncs(here: Stage, scratch_ext4: scratch.Volume) -> None:
-    settings = f"log_file = {scratch_ext4.mount}/audit.log\nflush = SYNC\n"
-    disguised(here, files={"/etc/audit/auditd.conf": settings})
-    assert "auditd" not in doctor(here, policy(here, scratch_ext4.mount))[1]
+def test_auditd_whose_kernel_panics(here: Stage, scratch_ext4: scratch.Volume) -> None:
+    settings, rules = f"log_file = {scratch_ext4.mount}/audit.log\n", "-D\n-b 320\n-f 2\n"
+    disguised(here, files={"/etc/audit/auditd.conf": settings, "/etc/audit/audit.rules": rules})
+    chosen = policy(here, scratch_ext4.mount)
+    assert "auditd" not in doctor(here, chosen)[1]
     with named(here, "auditd") as pid:
-        found = doctor(here, policy(here, scratch_ext4.mount))[1]["auditd"]
-    assert (found["severity"], found["pid"]) == ("warning", pid)
+        found = doctor(here, chosen)[1]["auditd"]
+        assert (found["severity"], found["pid"]) == ("fatal", pid)
+        assert "panics" in refused(here, chosen, "auditd")
+        warned(here, policy(here, scratch_ext4.mount, severities='auditd = "warning"'), "auditd")
 
 
-def test_journald_that_syncs_during_the_freeze(here: Stage, scratch_ext4: scratch.Volume) -> None:
-    settings = "[Journal]\nStorage=persistent\nSyncIntervalSec=5s\n"
+def test_journald_whose_watchdog_falls_due(here: Stage, scratch_ext4: scratch.Volume) -> None:
     disguised(
         here,
-        files={"/etc/systemd/journald.conf.d/x.conf": settings},
+        files={"/etc/systemd/journald.conf.d/x.conf": "[Journal]\nStorage=persistent\n"},
         bind=(scratch_ext4.mount, "/var/log/journal"),
     )
     with named(here, "systemd-journald") as pid:
-        found = doctor(here, policy(here, scratch_ext4.mount))[1]["journald"]
+        assert "journald" not in doctor(here, policy(here, scratch_ext4.mount))[1]
+        long = policy(here, scratch_ext4.mount, freeze="timeout = 200\n[timing]\nhold = 300")
+        found = doctor(here, long)[1]["journald"]
     assert (found["severity"], found["pid"]) == ("warning", pid)
 
 

@@ -26,7 +26,7 @@ def find(scene: Scene, chosen: Mapping[str, str]) -> list[Hazard]:
     found = []
     for look in _LOOKS:
         for hazard in look(scene):
-            severity = severity_of(hazard.name, chosen)
+            severity = severity_of(hazard, chosen)
             if severity != IGNORE:
                 found.append(replace(hazard, severity=severity))
     return sorted(found, key=lambda hazard: hazard.severity != FATAL)

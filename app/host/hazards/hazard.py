@@ -55,7 +55,9 @@ KINDS: dict[str, Kind] = {
         WARNING, "NFS clients hang for as long as it is frozen, and the server's threads with them"
     ),
     "auditd": Kind(
-        WARNING, "auditd stops at its log; once the kernel's backlog is full every audited call waits"
+        WARNING,
+        "auditd stops at its log; once the kernel's backlog is full audited calls wait and records are lost, "
+        "upon which a kernel that was told so (-f 2) panics",
     ),
     "journald": Kind(
         WARNING, "journald stops at its log; once its socket is full every service that logs waits"
@@ -85,7 +87,8 @@ class Hazard:
     """One hazard that was found.
 
     ``what`` is found, with its cause; ``cure`` a command, or what to do. ``pid`` 0, ``path`` "",
-    ``mount`` "" where none is concerned. ``severity`` is FATAL or WARNING.
+    ``mount`` "" where none is concerned. ``severity`` is FATAL or WARNING; "" as long as nobody has said
+    so: then it is its kind's.
     """
 
     name: str
@@ -118,10 +121,10 @@ class Hazard:
         return f"{self.name}: {self.what}"
 
 
-def severity_of(name: str, chosen: Mapping[str, str]) -> str:
-    """The severity in force: the policy's, unless it is fixed."""
-    kind = KINDS[name]
-    return kind.severity if kind.fixed else chosen.get(name, kind.severity)
+def severity_of(hazard: Hazard, chosen: Mapping[str, str]) -> str:
+    """The severity in force: the policy's, unless it is fixed; else its own, or that of its kind."""
+    kind = KINDS[hazard.name]
+    return kind.severity if kind.fixed else chosen.get(hazard.name, hazard.severity or kind.severity)
 
 
 def changeable() -> list[str]:

@@ -1,30 +1,35 @@
 """Hazards of the machine's own loggers: auditd and journald stop at a log on a frozen filesystem.
 
-Sources: auditd.conf(5) (flush, log_file, write_logs), auditctl(8) (-f, -e), journald.conf(5) (Storage,
-SyncIntervalSec), systemd.time(7) (time spans), systemd-journald.service (WatchdogSec=3min).
+Sources: auditd.conf(5) (log_file, write_logs), auditctl(8) (-b, -f), journald.conf(5) (Storage),
+systemd-journald.service (WatchdogSec=3min).
+
+Measured on 6.1, with / frozen: auditd stops in write(2) at its first record, whatever its ``flush`` says,
+and audited calls wait for up to 4 s each once the backlog is full; journald stops at the first message,
+and whoever sends the three hundredth to /dev/log waits with it, all of them until the thaw.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Iterator
 
-from app.host.hazards.hazard import Hazard
+from app.host.hazards.hazard import FATAL, Hazard
 from app.host.hazards.scene import Scene
 from app.host.mounts import Mount
 
-SYNC_INTERVAL = 300.0
-"""Seconds: journald's own SyncIntervalSec."""
+BACKLOG = 64
+"""Records: the kernel's own limit, where no rule sets one (kernel/audit.c, audit_backlog_limit)."""
+
+PANIC = 2
+"""The kernel's failure mode (-f) in which a record that is lost is the end of the machine."""
+
+RATE = 100.0
+"""Records a second that the backlog should be good for; one execve makes about six."""
 
 WATCHDOG = 180.0
 """Seconds after which systemd kills a journald that does not answer."""
-
-_UNITS = {
-    "": 1.0, "us": 1e-6, "ms": 1e-3, "s": 1.0, "sec": 1.0, "second": 1.0, "seconds": 1.0,
-    "m": 60.0, "min": 60.0, "minute": 60.0, "minutes": 60.0, "h": 3600.0, "hr": 3600.0, "hour": 3600.0,
-    "hours": 3600.0, "d": 86400.0, "day": 86400.0, "days": 86400.0,
-}  # fmt: skip
 
 
 def look(scene: Scene) -> Iterator[Hazard]:
@@ -48,21 +53,10 @@ def parse_settings(text: str) -> dict[str, str]:
     return found
 
 
-def parse_span(text: str) -> float | None:
-    """Seconds of a systemd time span such as ``1min 30s``; None if it is none."""
-    parts = re.findall(r"([0-9.]+)\s*([a-z]*)\s*", text.strip())
-    if not parts or re.sub(r"[0-9.]+\s*[a-z]*\s*", "", text.strip()):
-        return None
-    try:
-        return sum(float(number) * _UNITS[unit] for number, unit in parts)
-    except (KeyError, ValueError):
-        return None
-
-
-def parse_failure(rules: str) -> int:
-    """The kernel's failure mode by audit rules (``-f N``, the last one): 0 silent, 1 printk, 2 panic."""
-    modes = re.findall(r"^\s*-f\s*([012])\s*$", rules, re.MULTILINE)
-    return int(modes[-1]) if modes else 1
+def parse_rule(rules: str, option: str) -> int | None:
+    """The number that audit rules give for an option such as ``-f``, the last one; None if they do not."""
+    found = re.findall(rf"^\s*{option}\s*(\d+)\s*$", rules, re.MULTILINE)
+    return int(found[-1]) if found else None
 
 
 def _auditd(scene: Scene, pid: int) -> Iterator[Hazard]:
@@ -71,19 +65,25 @@ def _auditd(scene: Scene, pid: int) -> Iterator[Hazard]:
     if settings.get("write_logs", "yes").lower() == "no" or settings.get("log_format", "").upper() == "NOLOG":
         return
     mount = _lies_on(scene, log)
-    panics = parse_failure(scene.read("/etc/audit/audit.rules")) == 2
-    flush = settings.get("flush", "incremental_async").lower()
-    if mount is not None and (panics or flush in ("sync", "data")):
-        mode = f"flush = {flush}" + (", and the kernel panics where audit fails (-f 2)" if panics else "")
-        yield Hazard(
-            "auditd",
-            f"auditd (process {pid}) writes {log} on {mount.path}; {mode}",
-            "set flush = incremental_async in /etc/audit/auditd.conf and -f 1 in the rules, raise the "
-            "backlog (auditctl -b 65536), or give its log a filesystem of its own in freeze.skip",
-            pid=pid,
-            path=log,
-            mount=mount.path,
-        )
+    rules = scene.read("/etc/audit/audit.rules")
+    backlog = parse_rule(rules, "-b") or BACKLOG
+    panics = parse_rule(rules, "-f") == PANIC
+    needed = math.ceil(RATE * scene.timeout)
+    # Whatever "flush" says: it stops in write(2), long before it would come to a sync.
+    if mount is None or (backlog >= needed and not panics):
+        return
+    fate = ", and panics when that is full (-f 2)" if panics else ""
+    yield Hazard(
+        "auditd",
+        f"auditd (process {pid}) writes {log} on {mount.path}; the kernel keeps {backlog} records "
+        f"back for it, in a freeze of up to {scene.timeout:g} s{fate}",
+        f"in /etc/audit/rules.d set -b {max(needed, 8192)}{' and -f 1' if panics else ''}, then augenrules "
+        "--load; or give its log a filesystem of its own in freeze.skip",
+        pid=pid,
+        path=log,
+        mount=mount.path,
+        severity=FATAL if panics and backlog < needed else "",
+    )
 
 
 def _journald(scene: Scene, pid: int) -> Iterator[Hazard]:
@@ -95,15 +95,14 @@ def _journald(scene: Scene, pid: int) -> Iterator[Hazard]:
     if storage not in ("persistent", "auto") or (storage == "auto" and not scene.exists(log)):
         return
     mount = _lies_on(scene, log)
-    interval = parse_span(settings.get("syncintervalsec", "")) or SYNC_INTERVAL
-    # By itself it only queues what it is sent; a sync or its watchdog must not fall due during the freeze.
-    if mount is not None and scene.timeout >= min(interval, WATCHDOG):
-        due = "its SyncIntervalSec" if interval <= WATCHDOG else "systemd's watchdog for it"
+    # It stops at the first message, which is no hazard for as long as its sockets take what follows.
+    if mount is not None and scene.timeout >= WATCHDOG:
         yield Hazard(
             "journald",
-            f"journald (process {pid}) keeps {log} on {mount.path}; {due} ({min(interval, WATCHDOG):g} s) "
-            f"falls due during a freeze of up to {scene.timeout:g} s",
-            f"set SyncIntervalSec={SYNC_INTERVAL:g} in /etc/systemd/journald.conf, or lower freeze.timeout",
+            f"journald (process {pid}) keeps {log} on {mount.path}; systemd's watchdog for it "
+            f"({WATCHDOG:g} s) falls due during a freeze of up to {scene.timeout:g} s",
+            "lower freeze.timeout, or keep the journal in memory: Storage=volatile in "
+            "/etc/systemd/journald.conf",
             pid=pid,
             path=log,
             mount=mount.path,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from app.host.hazards.logs import parse_failure, parse_settings, parse_span
+from app.host.hazards.logs import parse_rule, parse_settings
 from app.host.hazards.ours import parse_meminfo
 from app.host.hazards.processes import PERMISSION, Mark, parse_fdinfo, parse_stack
 from app.host.hazards.scene import Process, parse_stat
@@ -92,26 +92,7 @@ def test_settings_of_a_daemon() -> None:
     assert parse_settings(text) == {"flush": "data", "log_file": "/a=b"}
 
 
-@pytest.mark.parametrize(
-    ("text", "seconds"),
-    [
-        ("30", 30),
-        ("5m", 300),
-        ("1min 30s", 90),
-        ("2h", 7200),
-        ("500ms", 0.5),
-        ("1.5min", 90),
-        ("", None),
-        ("soon", None),
-        ("3 parsecs", None),
-        ("1..2s", None),
-    ],
-)
-def test_time_spans(text: str, seconds: float | None) -> None:
-    assert parse_span(text) == seconds
-
-
-def test_failure_mode_of_the_audit_rules() -> None:
-    assert parse_failure("-D\n-b 8192\n-f 1\n# -f 2\n") == 1
-    assert parse_failure("-f 1\n-f 2\n") == 2
-    assert parse_failure("") == 1
+def test_numbers_of_the_audit_rules() -> None:
+    rules = "-D\n-b 8192\n-f 1\n# -f 2\n-a always,exit -S execve -b 5\n"
+    assert (parse_rule(rules, "-f"), parse_rule(rules, "-b"), parse_rule(rules, "-r")) == (1, 8192, None)
+    assert parse_rule("-f 1\n -f  2 \n", "-f") == 2
