@@ -35,6 +35,7 @@ STOPPED = {
     "holder": ("connected", "quiesced", "freezing", "mid-hold", "releasing"),
     "watchdog": ("connected", "quiesced", "freezing", "frozen", "mid-hold"),
     "keeper": ("connected", "quiesced", "freezing", "mid-hold", "releasing"),
+    "client": ("quiesced", "freezing", "mid-hold", "releasing"),
 }
 """Who is stopped (SIGSTOP), and when: a stopped process holds all that a dead one lets go of."""
 
@@ -146,6 +147,30 @@ def check_survival(
 @pytest.mark.parametrize(("who", "instant"), cases(STRUCK))
 def test_killed(here: Stage, ground: Ground, who: str, instant: str) -> None:
     check_survival(here, ground, who, instant, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("instant", ["quiescing", "freezing", "mid-hold"])
+def test_client_program_stopped(here: Stage, ground: Ground, instant: str) -> None:
+    """Ctrl-Z: all is undone without it, and reported; going on, it finds so and says so. One report."""
+    mount = ground.volume.mount
+    with ledger.Writer("sqlite", str(ground.database(here)), notes=here.folder / "ledger") as writer:
+        try:
+            cycle = here.start("run", "--json", ground.policy(here, 1.5))
+            struck = strike(cycle, "app", instant, signal.SIGSTOP)
+            write_probe(mount)(LIMIT)
+            cycle.when("reported")
+            assert first_commit_after(writer, last_hold(here.events(), struck), 5) - struck < LIMIT
+            assert thaw_is_refused(mount)
+            (report,) = here.reports()
+            assert report["achieved"] != "application"
+            assert "the client program was stopped" in str(report["because"]), report
+            assert here.is_locked(), "it has not ended: nobody else may begin"
+            os.kill(cycle.pid("app"), signal.SIGCONT)
+            assert cycle.wait(10) == report["exit"] != 0
+            assert here.reports() == [report]
+            assert not here.is_locked()
+        finally:
+            scratch.thaw(mount)
 
 
 @pytest.mark.parametrize(("who", "instant"), cases(STOPPED))
