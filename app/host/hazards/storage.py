@@ -25,7 +25,8 @@ _SOCKETS = {
     "cri-o": "/run/crio/crio.sock",
 }
 
-_EXPORTS = ("/proc/fs/nfsd/exports", "/var/lib/nfs/etab", "/etc/exports")
+_EXPORTED = ("/proc/fs/nfsd/exports", "/var/lib/nfs/etab")
+"""What the kernel's server exports now; its own table holds only what was asked for already."""
 
 
 def look(scene: Scene) -> Iterator[Hazard]:
@@ -210,11 +211,14 @@ def parse_exports(text: str) -> list[str]:
 
 
 def _exports(scene: Scene) -> Iterator[Hazard]:
-    # Where the server's own table says that it has no thread, what is configured is not exported.
-    if scene.read("/proc/fs/nfsd/threads").strip() == "0":
+    threads = scene.read("/proc/fs/nfsd/threads").strip()
+    if threads == "0":
         return
-    files = [*_EXPORTS]
-    files += [f"/etc/exports.d/{name}" for name in scene.names("/etc/exports.d") if name.endswith(".exports")]
+    files = [*_EXPORTED]
+    if not threads:
+        # A server outside the kernel: what is configured is the best that can be known.
+        drop_ins = [name for name in scene.names("/etc/exports.d") if name.endswith(".exports")]
+        files += ["/etc/exports", *(f"/etc/exports.d/{name}" for name in drop_ins)]
     told = set()
     for file in files:
         for path in parse_exports(scene.read(file)):
@@ -228,7 +232,7 @@ def _exports(scene: Scene) -> Iterator[Hazard]:
             yield Hazard(
                 "nfs-export",
                 f"{path}, exported by NFS ({file}), is on {beneath.path}",
-                f"take the export back for the backup (exportfs -u '*:{path}'), or tell its clients",
+                "take the exports back for the backup (exportfs -ua, after it exportfs -ra), or tell the clients",
                 path=path,
                 mount=beneath.path,
             )

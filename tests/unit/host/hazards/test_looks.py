@@ -201,6 +201,11 @@ def test_nfs_export(machine: Machine, file: str, path: str) -> None:
     assert machine.find("/srv/deep").keys() <= {"nfs-export"}
     machine.write("/proc/fs/nfsd/threads", "0\n")
     assert machine.find("/srv") == {}
+    machine.write("/proc/fs/nfsd/threads", "8\n")
+    configured = file.startswith("/etc/")
+    assert set(machine.find("/srv")) == (set() if configured else {"nfs-export"}), (
+        "taken back, still configured"
+    )
 
 
 @pytest.mark.parametrize(
