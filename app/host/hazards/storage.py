@@ -232,7 +232,7 @@ def _exports(scene: Scene) -> Iterator[Hazard]:
             yield Hazard(
                 "nfs-export",
                 f"{path}, exported by NFS ({file}), is on {beneath.path}",
-                "take the exports back for the backup (exportfs -ua, after it exportfs -ra), or tell the clients",
+                "take the exports back for the backup (exportfs -ua; after it exportfs -ra), or tell clients",
                 path=path,
                 mount=beneath.path,
             )
