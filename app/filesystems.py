@@ -71,6 +71,7 @@ class Filesystems:
         self.grace.settle()
         if self._flusher is not None:
             self._flusher.close()
+            self._started.end()  # stopped, it would not see that
 
     def beat(self) -> None:
         """End a flusher that was stopped: applications wait for its answer. Ten times a second."""

@@ -181,8 +181,8 @@ def _check_claims(
         if commits := lane.commits[writer].between(*window):
             wrong.append(f"{application}: {len(commits)} commits during a snapshot called application")
     verified = [float(e["t"]) for e in events if e["event"] == "verified"]
-    # A watchdog that was stopped held nothing itself, and a short hold may end before it is missed.
-    noticed = (outcome.blow.role, outcome.blow.signal) != ("watchdog", STOP)
+    # Neither holds anything itself, and a hold may end before it is missed that they were stopped.
+    noticed = outcome.blow.role not in ("watchdog", "app") or outcome.blow.signal != STOP
     if noticed and _fatal(outcome.blow, struck) and (not verified or struck.moment < max(verified)):
         wrong.append("application is claimed, but the hold had lost one of its processes before its proof")
 
