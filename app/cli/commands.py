@@ -18,8 +18,10 @@ from app.errors import Exit, StillframeError
 
 COMMANDS = {
     "compile": "Turn policies into the framework's files.",
+    "detect": "Find the servers that run here, and write a policy for each.",
     "doctor": "Find what on this machine could make a hold fail or hang.",
     "explain": "Say in plain words what will happen, in order, and on each failure.",
+    "init": "Write a commented policy with only what one must decide.",
     "install": "Put this binary, its man pages and its completions on a VM or into an image.",
     "post": "Release what pre holds (called by the post-script).",
     "pre": "Quiesce and hold (called by the pre-script).",
