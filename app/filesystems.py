@@ -125,7 +125,8 @@ class Filesystems:
         self._journal.note("expedited", on=on)
 
     def _note(self, event: str, **facts: Any) -> None:
-        if event in ("freezing", "thawed"):
+        if event in ("freezing", "thawed", "not_frozen"):
             number = next(i for i, t in enumerate(self.targets) if t.mount.path == facts["mount"])
-            self._tell(f"{event} {number}", event == "freezing")
+            # One that we did not freeze may be frozen by somebody else: the watchdog leaves it alone.
+            self._tell(f"{'freezing' if event == 'freezing' else 'thawed'} {number}", event == "freezing")
         self._journal.note(event, **facts)

@@ -81,7 +81,8 @@ class Follower:
     def __init__(self, lane: Lane) -> None:
         self._path = Path(lane.where.paths.journal)
         # Names are the same on every lane.
-        self._places = {str(v.mount): v.kind for v in lane.volumes} | {f"{lane.where.folder}/": ""}
+        self._places = {str(v.mount): v.kind for v in lane.volumes}
+        self._places |= {str(lane.foreign.mount): "foreign", f"{lane.where.folder}/": ""}
         self._at = 0
         self._rest = b""
         self._count: collections.Counter[str] = collections.Counter()

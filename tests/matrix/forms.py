@@ -58,6 +58,9 @@ class Running(Protocol):
     def wait(self, seconds: float) -> bool:
         """Whether it ended within ``seconds``."""
 
+    def gave_up(self) -> bool:
+        """Whether it says that somebody else has frozen what it was to freeze."""
+
     def said_so(self) -> bool:
         """Whether any exit status or output says that the level ``application`` was reached."""
 
@@ -92,6 +95,9 @@ class Run:
         except subprocess.TimeoutExpired:
             return False
         return True
+
+    def gave_up(self) -> bool:
+        return self.process.process.poll() == 5
 
     def said_so(self) -> bool:
         return self.process.process.poll() == 0 or '"achieved": "application"' in self.process.output
@@ -169,6 +175,9 @@ class Pair:
         self.thread.join(seconds)
         return self.over()
 
+    def gave_up(self) -> bool:
+        return False
+
     def said_so(self) -> bool:
         return self.pre == 0 and self.post == 0
 
@@ -192,10 +201,14 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """One form. ``writers`` maps the policy's applications to whoever must stand still meanwhile."""
+    """One form. ``writers`` maps the policy's applications to whoever must stand still meanwhile.
+
+    ``refused``: what it is to freeze is frozen by somebody else already, so it can only give up.
+    """
 
     name: str
     writers: dict[str, str]
+    refused: bool = False
 
     @contextlib.contextmanager
     def ready(self, lane: Lane) -> Iterator[None]:
@@ -219,7 +232,9 @@ class Form:
         return Run(where.start("run", "--json", "--quiet", *self._policies(lane, seconds)))
 
     def mounts(self, lane: Lane) -> list[Path]:
-        """What is frozen in it, by whomever."""
+        """What is frozen in it, by us or by the extension."""
+        if self.refused:
+            return []
         if self.name == "sqlite":
             return [lane.ext4.mount]
         if self.name in ("pausable", "postgresql"):
@@ -228,7 +243,8 @@ class Form:
 
     def _policies(self, lane: Lane, seconds: float, hold: int = 20) -> list[Path]:
         timing = TIMING.format(hold=hold)
-        mounts = FREEZE.format(mounts=json.dumps([str(m) for m in self.mounts(lane)]))
+        targets = [lane.foreign.mount] if self.refused else self.mounts(lane)
+        mounts = FREEZE.format(mounts=json.dumps([str(m) for m in targets]))
         provider = COMMAND if self.name == "both" else NONE
         rest = "" if self.name == "pair" else mounts + provider.format(seconds=seconds)
         tag = f"{self.name}-{seconds}"
@@ -242,7 +258,7 @@ class Form:
         policies = []
         if self.name != "pausable":
             policies.append(lane.where.policy(sqlite, f"orders-{tag}"))
-        if self.name != "sqlite":
+        if self.name not in ("sqlite", "busy"):
             policies.append(lane.where.policy(paused, f"shop-{tag}"))
         return policies
 
@@ -264,4 +280,5 @@ FORMS = (
     Form("both", {"orders": "sqlite", "shop": "orders"}),
     Form("pair", {"orders": "sqlite", "shop": "orders"}),
     Form("postgresql", {}),
+    Form("busy", {"orders": "sqlite"}, refused=True),
 )

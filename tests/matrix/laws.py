@@ -169,7 +169,7 @@ def _check_claims(
     if any(r["stuck"] for r in reports):
         wrong.append(f"a report says stuck: {[r['stuck'] for r in reports]}")
     claimed = running.said_so() or "application" in outcome.level
-    if not struck.hit and not claimed:
+    if not struck.hit and not (running.gave_up() if form.refused else claimed):
         wrong.append(f"nobody was struck, and it failed: {running.words()}")
     if not claimed:
         return

@@ -19,7 +19,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from tests import postgres
+from tests import postgres, scratch
 from tests.matrix import figures
 from tests.matrix.blows import Blow, Instant, learn, parse, plan
 from tests.matrix.forms import FORMS, Form
@@ -55,7 +55,7 @@ def test_any_blow(lanes: list[Lane]) -> None:
     if len(forms) < len(FORMS):
         say("without PostgreSQL: there is no server")
     named = os.environ.get("STILLFRAME_TEST_BLOW")
-    blows = list(parse(named)) if named else plan(learned(lanes[0], forms), BLOWS, SEED)
+    blows = list(parse(named)) if named else planned(lanes[0], forms)
     before = grace_periods()
     begun = time.monotonic()
     outcomes = struck(lanes, blows)
@@ -71,17 +71,29 @@ def test_any_blow(lanes: list[Lane]) -> None:
     assert grace_periods() == before
 
 
+def planned(where: Lane, forms: list[Form]) -> list[Blow]:
+    """The blows of this seed."""
+    instants = learned(where, forms)
+    places = {(form, who, i.name) for form, found in instants.items() for i in found for who in i.alive}
+    blows = plan(instants, BLOWS, SEED)
+    struck_at = {(b.form, b.victim, b.instant) for b in blows}
+    say(f"{len(places)} pairs of a process and a step it lives at; {len(struck_at)} of them are struck")
+    return blows
+
+
 def learned(where: Lane, forms: list[Form]) -> dict[str, list[Instant]]:
     """The instants of each form, from a cycle that nobody disturbs."""
     instants = {}
     for form in forms:
         with form.ready(where):
             where.forget()
+            scratch.freeze(where.foreign.mount)
             running = form.start(where)
             instants[form.name] = learn(where, running)
             assert running.wait(LONGEST), running.words()
-            assert running.said_so(), running.words()
+            assert running.gave_up() if form.refused else running.said_so(), running.words()
             where.where.wait_until_free(LONGEST)
+            assert scratch.thaw(where.foreign.mount)
             assert not undisturbed(where, form)
     return instants
 
