@@ -316,7 +316,7 @@ def furnish(tree: Path) -> None:
     library = tree / "usr/local/lib/stillframe"
     library.mkdir()
     install(GUEST / "agent", library / "agent", 0o755)
-    for name in ("writer", "take-snapshot", "orders-server", "orders-ctl", "stacks"):
+    for name in ("writer", "take-snapshot", "orders-server", "orders-ctl", "scanner", "stacks"):
         install(GUEST / name, tree / "usr/local/bin" / name, 0o755)
     with (tree / "etc/passwd").open("a") as passwd, (tree / "etc/group").open("a") as group:
         passwd.write("orders:x:900:900::/var/lib/orders:/bin/sh\n")

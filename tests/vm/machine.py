@@ -58,6 +58,10 @@ class Pending:
         """The guest has answered."""
         self._answers.put(answer)
 
+    def answered(self) -> bool:
+        """Whether ``wait`` returns at once."""
+        return not self._answers.empty()
+
     def wait(self) -> Answer:
         """How it ended. Raises AssertionError where the guest does not answer at all."""
         try:
@@ -212,14 +216,18 @@ class Machine:
         """Answer what the guest asked its host."""
         self._lines["host"].sendall(f"{text}\n".encode())
 
-    def asked(self, seconds: float = 120) -> str:
-        """What the guest asks its host next. Raises AssertionError where nothing comes."""
-        try:
-            return self.requests.get(timeout=seconds)
-        except queue.Empty:
-            raise AssertionError(
-                f"the guest asked for nothing within {seconds} s\n{self.console()}"
-            ) from None
+    def asked(self, seconds: float = 300, during: Pending | None = None) -> str:
+        """What the guest asks its host next.
+
+        Raises AssertionError where nothing comes, or where the script that was to ask (``during``) ends.
+        """
+        give_up = time.monotonic() + seconds
+        while True:
+            with contextlib.suppress(queue.Empty):
+                return self.requests.get(timeout=0.5)
+            if during is not None:
+                assert not during.answered(), f"it ended without asking: {during.wait()}"
+            assert time.monotonic() < give_up, f"no request within {seconds} s\n{self.console()}"
 
     def wait_for_commits(self, more: int, seconds: float = 60) -> None:
         """Wait until the guest has acknowledged ``more`` further commits."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from tests.vm.machine import Answer, Machine, Pending
@@ -11,15 +12,21 @@ from tests.vm.machine import Answer, Machine, Pending
 DATABASES = ("/srv/orders/orders.db", "/data/orders.db")
 """On the root, and on the data disk."""
 
-SQLITE = f"""\
+
+def sqlite(databases: Sequence[str]) -> str:
+    """A policy for these databases; ``[snapshot]`` is still to be added."""
+    return f"""\
 version = 1
 name = "orders"
 extends = "sqlite"
 
 [settings]
-databases = {json.dumps(DATABASES)}
+databases = {json.dumps(databases)}
 
 """
+
+
+SQLITE = sqlite(DATABASES)
 
 PAUSABLE = """\
 version = 1
@@ -36,12 +43,12 @@ deadline = 60
 """
 
 
-def start_writer(machine: Machine) -> None:
+def start_writer(machine: Machine, databases: Sequence[str] = DATABASES) -> None:
     """Commits to all databases, and into the ledger that the host keeps."""
-    for database in DATABASES:
-        make = "PRAGMA journal_mode=wal; CREATE TABLE ledger (number INTEGER PRIMARY KEY, body BLOB);"
+    make = "PRAGMA journal_mode=wal; CREATE TABLE ledger (number INTEGER PRIMARY KEY, body BLOB);"
+    for database in databases:
         machine.run(f"sqlite3 {database} '{make}'").checked()
-    machine.run(f"setsid writer {' '.join(DATABASES)} >/run/writer.out 2>&1 3>&- &").checked()
+    machine.run(f"setsid writer {' '.join(databases)} >/run/writer.out 2>&1 3>&- &").checked()
     machine.wait_for_commits(3)
 
 

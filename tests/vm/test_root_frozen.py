@@ -23,7 +23,7 @@ def test_snapshot_of_a_frozen_root_boots_and_proves(kind: str, vm_image: Callabl
         _is_what_it_should_be(machine, kind)
         orders.start_writer(machine)
         cycle = orders.start_cycle(machine, orders.SQLITE + orders.TAKEN_BY_HOST)
-        assert machine.asked() == "take"
+        assert machine.asked(during=cycle) == "take"
         # Whatever the host has heard of by now was committed before the snapshot began.
         acknowledged = {number for number, _ in list(machine.ledger)}
         blocked = machine.run("cat /proc/[0-9]*/stat 2>/dev/null | grep '(app) D' || true").checked()
