@@ -8,6 +8,7 @@ become a placeholder.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
@@ -185,6 +186,16 @@ def _quoted(text: str) -> str:
     return f'"{plain}"'
 
 
+def _json(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _url(text: str) -> str:
+    return "".join(c if c in _UNRESERVED else "".join(f"%{b:02X}" for b in c.encode()) for c in text)
+
+
+_UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")  # RFC 3986, 2.3
+
 _WORD = re.compile(r"[A-Za-z0-9_.:/@%+,-]+")
 
 FILTERS: Mapping[str, Callable[[str], str]] = {
@@ -192,11 +203,14 @@ FILTERS: Mapping[str, Callable[[str], str]] = {
     "ident": _ident,
     "word": _word,
     "quoted": _quoted,
+    "json": _json,
+    "url": _url,
     "regex": re.escape,
 }
 """``sql``: a literal in single quotes; ``ident``: an identifier in double quotes; ``word``: as it is, and
 refused unless it is one plain word; ``quoted``: in double quotes, all but letters and digits as ``\\xNN``
-(redis-cli reads that); ``regex``: escaped."""
+(redis-cli reads that); ``json``: a string of JSON with its quotes; ``url``: percent-encoded; ``regex``:
+escaped."""
 
 STATEMENT = frozenset({"sql", "ident", "word", "quoted"})
 """What a string-like value must pass through in a statement typed into a client."""

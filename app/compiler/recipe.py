@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from app import mechanisms
+from app.compiler.levels import agree_level
 from app.compiler.patterns import count_groups
 from app.compiler.prove import build_prove
 from app.compiler.resolve import Resolver
 from app.compiler.steps import build_steps, saved_names, settings_apply
 from app.compiler.timing import timing_of
-from app.plan import Application, Level, Options, Role, Step, Variant
+from app.plan import Application, Options, Role, Step, Variant
 from app.policy import Policy
 from app.policy.findings import Findings
 from app.policy.locate import Key
@@ -37,19 +38,7 @@ def build_application(policy: Policy, findings: Findings) -> Application:
     role = _role(policy, findings)
     options = _options(policy, variants, [*recover, *([role.ask] if role else [])], findings)
     _check_recipe(policy, placed, findings)
-    quiesces = any(variant.quiesce for variant in variants)
-    level = (
-        Level[data["level"].upper()]
-        if "level" in data
-        else Level.APPLICATION
-        if quiesces
-        else Level.FILESYSTEM
-    )
-    level = min(
-        [level, *(Level[entry["level"].upper()] for entry in _entries(policy, placed) if "level" in entry)]
-    )
-    if level is Level.APPLICATION and not policy.damaged("level"):
-        _check_proof(policy, placed, findings)
+    level = agree_level(policy, placed, findings)
     return Application(
         name=policy.name,
         lineage=policy.lineage,
@@ -65,11 +54,6 @@ def build_application(policy: Policy, findings: Findings) -> Application:
         prove=build_prove(policy, findings),
         role=role,
     )
-
-
-def _entries(policy: Policy, placed: Mapping[tuple[Key, ...], Variant]) -> list[Mapping[str, Any]]:
-    """What stands in the policy for those recipes, but for one that stands there without choose."""
-    return [policy.data["choose"][path[1]] for path in placed if path]
 
 
 def _variants(policy: Policy, findings: Findings) -> dict[tuple[Key, ...], Variant]:
@@ -195,20 +179,3 @@ def _check_recipe(
 def outlives(mechanism: str) -> bool:
     """Whether what a mechanism quiesces stays so when its client dies."""
     return bool(getattr(mechanisms.load(mechanism), "OUTLIVES", mechanism == "command"))
-
-
-def _check_proof(policy: Policy, variants: Mapping[tuple[Key, ...], Variant], findings: Findings) -> None:
-    """Law 2: what calls itself application-consistent quiesces something and proves it."""
-    hint = "set level to what the recipe can give: filesystem or crash"
-    for path, variant in variants.items():
-        if any(policy.damaged(*path, key) for key in _RECIPE) or policy.damaged("choose"):
-            continue
-        if not variant.quiesce:
-            findings.add(policy.root, ("level",), "is application, but nothing is quiesced", hint)
-        elif not any(step.proof for step in (*variant.verify, *variant.release)):
-            findings.add(
-                policy.root,
-                (*path, "release"),
-                "no step of verify or release proves the hold, and level is application",
-                f"mark the step whose success proves it with proof = true, or {hint}",
-            )

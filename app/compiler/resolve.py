@@ -18,7 +18,7 @@ _MARK = "mark"
 _TYPED = frozenset({"send", "begin", "identity", "version", "quit", "mark"})
 """Keys of a mechanism whose text is typed into a client: values must be quoted in it."""
 
-_PATTERNS = frozenset({"expect", "failed", "ended"})
+_PATTERNS = frozenset({"expect", "failed", "ended", "pattern"})
 """Keys whose text is a regular expression: values must be escaped in it."""
 
 _MARKED = frozenset({"mark", "failed"})

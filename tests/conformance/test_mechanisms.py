@@ -2,7 +2,7 @@
 
 A new mechanism needs an entry in ``STAGES``; without one the suite fails. The other side is real: the
 ``sqlite3`` shell for ``session``, programs of the system for ``command``, a systemd of our own for
-``service``.
+``service``, Python's HTTP server for ``http``, the kernel for ``cgroup``.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 import select
 import signal
 import sqlite3
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -26,7 +27,7 @@ from app import mechanisms
 from app.errors import HostUnfit
 from app.mechanisms import Abandoned, Connection, ConnectionLost, StepFailed, TimedOut, Waiter
 from app.plan import Step
-from tests import systemds
+from tests import groups, scratch, systemds, web
 
 pytestmark = pytest.mark.integration
 
@@ -45,6 +46,8 @@ class Stage:
     slow: dict[str, Any]
     unfit: dict[str, Any]
     ways_in: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
+    end: Callable[[Opened], None] | None = None
+    """Ends the other side; absent: the first process that was registered is killed."""
 
 
 Make = Callable[[Path, contextlib.ExitStack], Stage]
@@ -130,7 +133,60 @@ def _service(tmp_path: Path, stack: contextlib.ExitStack) -> Stage:
     )
 
 
+def _http(tmp_path: Path, stack: contextlib.ExitStack) -> Stage:
+    server = stack.enter_context(web.web())
+    server.says("/good", "two\nlines\n")
+    server.says("/bad", "no", status=503)
+    server.hangs("/slow")
+    return Stage(
+        {"url": server.url, "headers": {"X-Of-All": "1"}},
+        {"path": "/good"},
+        "two\nlines",
+        {"method": "POST", "path": "/bad", "body": "x"},
+        {"path": "/slow"},
+        {"url": "nowhere"},
+        end=lambda opened: server.stop(),
+    )
+
+
+def _cgroup(tmp_path: Path, stack: contextlib.ExitStack) -> Stage:
+    version = 2 if not groups.missing(2) else 1
+    if lacking := groups.missing(version):
+        pytest.skip(lacking)
+    group = stack.enter_context(groups.group(version, tmp_path / "count"))
+
+    @contextlib.contextmanager
+    def stuck() -> Any:
+        """A process that waits in the kernel, for a frozen filesystem here, cannot be frozen itself."""
+        with scratch.filesystem("ext4", 64) as volume:
+            scratch.freeze(volume.mount)
+            writer = subprocess.Popen(["touch", str(volume.mount / "file")], stdin=subprocess.DEVNULL)
+            try:
+                (group.folder / "cgroup.procs").write_text(str(writer.pid))
+                give_up = time.monotonic() + 5
+                while Path(f"/proc/{writer.pid}/stat").read_text().split()[2] != "D":
+                    assert time.monotonic() < give_up
+                yield
+            finally:
+                group.freeze(frozen=False)
+                scratch.thaw(volume.mount)
+                writer.wait()
+
+    noted = f"{group.name} thawed"
+    return Stage(
+        {"groups": [f"/{group.name}"]},
+        {"action": "note"},
+        noted,
+        {"action": "verify"},
+        {"action": "freeze", "was": noted},
+        {"groups": ["no-such-group"]},
+        stuck,
+    )
+
+
 STAGES: dict[str, Make] = {
+    "cgroup": _cgroup,
+    "http": _http,
     "session": _session,
     "command": _command,
     "service": _service,
@@ -240,7 +296,10 @@ def test_the_end_of_the_other_side_is_seen(name: str, stage: Stage) -> None:
     poll = select.poll()
     poll.register(lost, select.POLLIN)
     assert poll.poll(0) == [], "silent while all is well"
-    os.kill(opened.pids[0], signal.SIGKILL)
+    if stage.end:
+        stage.end(opened)
+    else:
+        os.kill(opened.pids[0], signal.SIGKILL)
     assert poll.poll(2000)
     with pytest.raises(ConnectionLost):
         opened.connection.prove(soon())

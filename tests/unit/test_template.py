@@ -45,6 +45,12 @@ def test_quoted_leaves_nothing_to_read_otherwise() -> None:
     assert substitute("{a:quoted}", {"a": 'aB1 "\\\nä'}) == '"aB1\\x20\\x22\\x5c\\x0a\\xc3\\xa4"'
 
 
+def test_filters_of_http() -> None:
+    values = {"a": 'x "y"\n{z} ä/?&'}
+    assert substitute('{{"label": {a:json}}}', values) == '{"label": "x \\"y\\"\\n{z} ä/?&"}'
+    assert substitute("/_label/{a:url}", values) == "/_label/x%20%22y%22%0A%7Bz%7D%20%C3%A4%2F%3F%26"
+
+
 def test_mentioned_names() -> None:
     assert mentioned({"argv": ["{a}", "{{b}}", "x{c:sql}"], "n": 1, "t": {"k": "{d}"}}) == {"a", "c", "d"}
 
@@ -58,7 +64,7 @@ def test_filters_refuse_what_servers_read_differently(bad: str, name: str) -> No
 
 def test_an_unknown_filter_is_an_error() -> None:
     with pytest.raises(TemplateError, match="no such filter"):
-        substitute("{a:json}", {"a": "x"})
+        substitute("{a:yaml}", {"a": "x"})
 
 
 def test_where_quoting_is_required_only_integers_stand_plain() -> None:
