@@ -53,6 +53,8 @@ check "ruff format" ruff format --quiet --diff .
 check mypy mypy --no-error-summary
 check imports lint-imports --no-cache
 check shellcheck shellcheck build/*.sh build/portable/*.sh .ci/run
+# shellcheck disable=SC2046 # names without spaces
+check "guest's" shellcheck $(grep -rlE '^#! ?/bin/(busybox )?sh' tests/vm/guest)
 
 check schema published
 
