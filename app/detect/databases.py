@@ -16,6 +16,7 @@ _LARGEST_PROGRAM = 512 << 20
 def postgresql(sight: Sight, found: Found) -> None:
     """Postmasters, by what they wrote into postmaster.pid; and sockets whose owner cannot be told."""
     known: set[tuple[str, int]] = set()
+    guesses: list[Instance] = []
     names = {p.pid: p.name for p in sight.processes}
     masters = [
         p
@@ -37,22 +38,23 @@ def postgresql(sight: Sight, found: Found) -> None:
             port = next((p for _, p in sight.ports.get(process.pid, ())), 5432)
             folder = ""
             unsure.append("its socket was not seen: the default folder and port may be wrong")
-        known.add((folder, port))
-        found.instances.append(
-            postgresql_instance(process.user, folder, port, data, [f"process {process.pid}"], unsure)
-        )
-    if masters:
-        for path in sight.unowned:
-            match = re.fullmatch(r"(.*)/\.s\.PGSQL\.(\d+)", path)
-            if match and (match[1], int(match[2])) not in known and len(known) < 100:
-                stands_for = next((i for i in found.instances if i.policy == "postgresql" and i.unsure), None)
-                if stands_for is not None:
-                    found.instances.remove(stands_for)
-                known.add((match[1], int(match[2])))
-                unsure = ["its process was not seen: os_user and user are guessed"]
-                found.instances.append(
-                    postgresql_instance("postgres", match[1], int(match[2]), "", [f"socket {path}"], unsure)
-                )
+        made = postgresql_instance(process.user, folder, port, data, [f"process {process.pid}"], unsure)
+        found.instances.append(made)
+        if folder:
+            known.add((folder, port))
+        else:
+            guesses.append(made)
+    others = [m for path in sight.unowned if (m := re.fullmatch(r"(.*)/\.s\.PGSQL\.(\d+)", path))]
+    others = [m for m in others if (m[1], int(m[2])) not in known]
+    if masters and others:
+        # Each of them belongs to one of those processes whose own socket was not seen.
+        found.instances = [instance for instance in found.instances if instance not in guesses]
+        for match in others:
+            unsure = ["its process was not seen: os_user and user are guessed"]
+            evidence = [f"socket {match[0]}"]
+            found.instances.append(
+                postgresql_instance("postgres", match[1], int(match[2]), "", evidence, unsure)
+            )
 
 
 def postgresql_instance(
