@@ -12,14 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.vm import orders
+from tests.vm import orders, stacks
 from tests.vm.image import Image
 from tests.vm.machine import Machine, booted, folder
 
 pytestmark = [pytest.mark.vm, pytest.mark.slow, pytest.mark.timeout(900)]
-
-MEGABYTES = {"pool": 256, "left": 704, "right": 704, "opt-left": 128, "opt-right": 128}
-"""The disks beside root and data, in the order in which the guest names them: vdc to vdg."""
 
 PLACES = ("/var/lib/shop", "/var/log/shop", "/opt/orders", "/pool", "/pool/archive")
 
@@ -79,9 +76,9 @@ def test_snapshot_of_all_of_them_is_whole(kind: str, vm_image: Callable[[str], I
     image = vm_image(kind)
     with (
         folder() as place,
-        booted(image, {"root": image.root, "data": image.data, **blank(place)}) as machine,
+        booted(image, {"root": image.root, "data": image.data, **stacks.blank(place)}) as machine,
     ):
-        machine.run("stacks make", 180).checked()
+        stacks.make(machine)
         _is_what_it_should_be(machine, kind)
         machine.run(f"set -e; mkdir -p {' '.join(PLACES)}; {GROUP}").checked()
         orders.start_writer(machine, DATABASES)
@@ -109,22 +106,12 @@ def test_snapshot_of_all_of_them_is_whole(kind: str, vm_image: Callable[[str], I
         _are_writing_again(machine)
         machine.run('[ -n "$(ls /var/lib/stillframe/reports)" ]').checked()
         print(f"boot {machine.boot_seconds:.1f} s, snapshot of {len(snapshot)} disks {took * 1000:.0f} ms")
-        _are_alike(snapshot, _mirrors(machine))
+        stacks.mirrors_are_alike(machine, snapshot)
         with booted(image, snapshot) as second:
             _proves(second, acknowledged)
             second.run("swapoff -a && mount -o remount,ro /").checked()
             second.close()
             _is_clean(second.disks.tops["root"], kind)
-
-
-def blank(place: Path) -> dict[str, Path]:
-    """Empty disks."""
-    disks = {}
-    for name, megabytes in MEGABYTES.items():
-        disks[name] = place / f"{name}.img"
-        with disks[name].open("wb") as file:
-            file.truncate(megabytes << 20)
-    return disks
 
 
 def _is_what_it_should_be(machine: Machine, kind: str) -> None:
@@ -162,28 +149,10 @@ def _are_writing_again(machine: Machine) -> None:
     ).checked()
 
 
-def _mirrors(machine: Machine) -> dict[str, tuple[int, int]]:
-    """Where a half of each mirror has its data: offset and length in bytes, by the name of its disks."""
-    found = {}
-    for array, name in (("d", ""), ("f", "opt-")):
-        folder = f"/sys/block/$(basename $(readlink -f /dev/md/{array}))/md"
-        sectors, kilobytes = machine.run(f"cat {folder}/rd0/offset {folder}/component_size").checked().split()
-        found[name] = (int(sectors) * 512, int(kilobytes) * 1024)
-    return found
-
-
-def _are_alike(snapshot: dict[str, Path], mirrors: dict[str, tuple[int, int]]) -> None:
-    """The halves of a mirror are the same, byte by byte, before any md has seen them again."""
-    for name, (offset, length) in mirrors.items():
-        left, right = (_raw(snapshot[f"{name}{side}"]) for side in ("left", "right"))
-        subprocess.run(["cmp", f"--ignore-initial={offset}", f"--bytes={length}", left, right], check=True)
-
-
 def _proves(machine: Machine, acknowledged: set[int]) -> None:
     """In the VM that was started from the snapshot: all is whole, and nothing that was told is missing."""
-    machine.run("stacks assemble", 120).checked()
-    machine.run("stacks check", 180).checked()
-    machine.run("stacks mount && [ ! -e /var/lib/stillframe/outstanding.json ]").checked()
+    stacks.assemble(machine)
+    machine.run("[ ! -e /var/lib/stillframe/outstanding.json ]").checked()
     machine.run(
         f"""
         set -e
@@ -200,14 +169,8 @@ def _proves(machine: Machine, acknowledged: set[int]) -> None:
         assert acknowledged <= found, f"{database}: acknowledged commits are missing"
 
 
-def _raw(disk: Path) -> Path:
-    raw = disk.with_suffix(".raw")
-    subprocess.run(["qemu-img", "convert", "-O", "raw", disk, raw], check=True)
-    return raw
-
-
 def _is_clean(disk: Path, kind: str) -> None:
     """What / of a VM is after its own recovery, looked at from outside."""
     argv = {"ext4": ["e2fsck", "-f", "-n"], "xfs": ["xfs_repair", "-n", "-f"]}[kind]
-    done = subprocess.run([*argv, _raw(disk)], capture_output=True, text=True)
+    done = subprocess.run([*argv, stacks.raw(disk)], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
