@@ -42,16 +42,12 @@ def mirrors_are_alike(machine: Machine, snapshot: dict[str, Path]) -> None:
     for array, (left, right) in MIRRORS.items():
         folder = f"/sys/block/$(basename $(readlink -f {array}))/md"
         sectors, kilobytes = machine.run(f"cat {folder}/rd0/offset {folder}/component_size").checked().split()
-        subprocess.run(
-            [
-                "cmp",
-                f"--ignore-initial={int(sectors) * 512}",
-                f"--bytes={int(kilobytes) * 1024}",
-                raw(snapshot[left]),
-                raw(snapshot[right]),
-            ],
-            check=True,
-        )
+        offset, length = int(sectors) * 512, int(kilobytes) * 1024
+        halves = [raw(snapshot[name]) for name in (left, right)]
+        subprocess.run(["cmp", f"--ignore-initial={offset}", f"--bytes={length}", *halves], check=True)
+        with halves[0].open("rb") as file:
+            file.seek(offset)
+            assert any(file.read(1 << 16)), "nothing is there to compare"
 
 
 def raw(disk: Path) -> Path:

@@ -15,7 +15,7 @@ from tests.vm import orders
 from tests.vm.image import Image
 from tests.vm.machine import Machine, booted, folder
 
-pytestmark = [pytest.mark.vm, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.vm(form="full"), pytest.mark.slow, pytest.mark.timeout(900)]
 
 LIMIT = 2.0
 """Seconds within which all that can be undone is undone, after a freeze was given up."""
