@@ -1,0 +1,128 @@
+"""The unit that ``app install`` brings: at the boot after a power cut it releases, once; else it does nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.vm import units
+from tests.vm.image import Image
+from tests.vm.machine import folder
+from tests.vm.units import RECOVER, Cut
+
+pytestmark = [pytest.mark.vm, pytest.mark.slow, pytest.mark.timeout(900)]
+
+FULL = pytest.mark.vm(form="full")
+
+BOOT_SECONDS = 60.0
+
+
+def test_the_next_boot_releases_once(recovered: Cut) -> None:
+    machine = recovered.machine
+    print(f"booted in {machine.boot_seconds:.1f} s")
+    assert machine.boot_seconds < BOOT_SECONDS
+    assert machine.run("cat /run/found-at-boot").checked().strip() == "paused", "nothing was shown"
+    names = ("ConditionResult", "Result", "ExecMainStatus", "ActiveState")
+    assert units.settings(machine, RECOVER, *names) == {
+        "ConditionResult": "yes",
+        "Result": "success",
+        "ExecMainStatus": "0",
+        "ActiveState": "inactive",
+    }
+    assert machine.run(f"systemctl status {RECOVER}").status == 3, "over, and not failed (systemctl(1))"
+    assert machine.run("systemctl is-failed '*'").status != 0
+    assert "orders: released" in machine.run(f"journalctl --no-pager --output=cat --unit={RECOVER}").checked()
+    assert machine.run("orders-ctl status").checked().startswith("running")
+    units.is_over(machine)
+    assert _undone(machine.run("cat /run/stillframe/journal").checked()) == 1
+    report = units.last_report(machine)
+    assert report["number"] == recovered.reports + 1
+    assert report["achieved"] != "application"
+    assert report["stuck"] == []
+    # Asked for again, it finds nothing: no second release, no second report.
+    machine.run(f"systemctl start {RECOVER}").checked()
+    assert _undone(machine.run("cat /run/stillframe/journal").checked()) == 1
+    assert units.last_report(machine)["number"] == report["number"]
+    assert machine.run("command -v python3 python").status != 0
+
+
+def _undone(journal: str) -> int:
+    return journal.count('"event":"undone"')
+
+
+@pytest.fixture
+def cut(systemd_image: Callable[..., Image]) -> Iterator[Callable[..., Cut]]:
+    """Makes a guest that was cut off in its hold."""
+    with folder() as place:
+        made: list[Cut] = []
+
+        def make(*, masked: bool = False, package: Path | None = None) -> Cut:
+            made.append(Cut(systemd_image("ext4", package), place, masked))
+            return made[0]
+
+        try:
+            yield make
+        finally:
+            for one in made:
+                one.machine.close()
+
+
+@FULL
+def test_the_next_pre_releases_where_the_unit_is_masked(cut: Callable[..., Cut]) -> None:
+    machine = cut(masked=True).machine
+    assert units.settings(machine, RECOVER, "LoadState")["LoadState"] == "masked"
+    assert machine.run("orders-ctl status").checked().startswith("paused")
+    assert machine.run("app status").status == 7
+    machine.run("systemctl start orders.service").checked()
+    units.hold_by_pre(machine)
+    log = machine.run("cat /var/log/stillframe/pre.log").checked()
+    assert "an earlier hold died; thawed: nothing; released: orders" in log
+    assert machine.run("sh /etc/azure/stillframe/post.sh").status == 0
+    assert units.last_report(machine)["achieved"] == "application"
+    assert machine.run("orders-ctl status").checked().startswith("running")
+    units.is_over(machine)
+
+
+@FULL
+def test_a_clean_shutdown_leaves_nothing_to_do(cut: Callable[..., Cut]) -> None:
+    """Not even one in the midst of a hold, which the stop ends."""
+    guest = cut()
+    machine = guest.machine
+    reports = units.last_report(machine)["number"]
+    machine.run("systemctl start orders.service").checked()
+    units.hold_by_pre(machine)
+    for when in ("in a hold", "idle"):
+        machine.run("systemctl poweroff --no-block").checked()
+        seconds = machine.powered_off()
+        print(f"{when}: off after {seconds:.1f} s")
+        assert seconds < BOOT_SECONDS, "nothing of ours may hold a shutdown up"
+        guest.again()
+        machine = guest.machine
+        assert machine.run("cat /run/found-at-boot").checked().strip() == "running"
+        assert units.settings(machine, RECOVER, "ConditionResult", "ExecMainStartTimestamp") == {
+            "ConditionResult": "no",
+            "ExecMainStartTimestamp": "",
+        }
+        assert units.last_report(machine)["number"] == reports + 1
+        assert machine.run("[ -e /run/stillframe/journal ]").status != 0
+        units.is_over(machine)
+
+
+@FULL
+def test_installed_by_a_package(cut: Callable[..., Cut]) -> None:
+    packages = sorted(Path(__file__).parents[2].glob("dist/release/*.deb"))
+    if not packages:
+        pytest.skip("needs dist/release/*.deb: make release")
+    machine = cut(package=packages[-1]).machine
+    assert (
+        machine.run("dpkg --status stillframe | grep ^Status").checked() == "Status: install ok installed\n"
+    )
+    assert units.settings(machine, RECOVER, "Result", "ExecMainStatus", "ConditionResult") == {
+        "Result": "success",
+        "ExecMainStatus": "0",
+        "ConditionResult": "yes",
+    }
+    assert machine.run("orders-ctl status").checked().startswith("running")
+    units.is_over(machine)
