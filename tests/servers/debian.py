@@ -1,8 +1,8 @@
 """Servers that this machine's distribution has not, from another release of Debian, in a folder.
 
-The folder is a smallest system in which apt installs the packages; it is made once and kept under
-``.build/servers``. Nothing in it is started by itself: a program of it is run by its own loader and
-libraries, on this system's files, so that a server needs no chroot and no mounts.
+The folder is a smallest system in which apt installs the packages; it is made once and kept. Nothing in
+it is started by itself: a program of it is run by its own loader and libraries, on this system's files,
+so that a server needs no chroot and no mounts.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.servers.kept import ROOT, kept
+
 ARCHIVES = ROOT / ".build/chroots"
 """Smallest systems as debootstrap makes them, shared with the tests of the release."""
 
@@ -34,8 +35,7 @@ def system(suite: str, *packages: str) -> Path | str:
     if os.geteuid() != 0:
         return f"needs root, to make a Debian {suite} with {', '.join(packages)}"
     name = f"{suite}-{hashlib.sha256(' '.join(packages).encode()).hexdigest()[:12]}"
-    below = _place()
-    below.mkdir(parents=True, exist_ok=True)
+    below = kept()
     with (below / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         return _made(below / name, suite, packages)
@@ -54,13 +54,6 @@ def program(root: Path, inside: str) -> Path:
         half.chmod(0o755)
         half.rename(script)
     return script
-
-
-def _place() -> Path:
-    """A folder that servers' own users can reach."""
-    place = ROOT / ".build/servers"
-    reachable = all(folder.stat().st_mode & 0o001 for folder in ROOT.parents) and ROOT.stat().st_mode & 0o001
-    return place if reachable else Path("/var/tmp/stillframe-servers")
 
 
 def _made(folder: Path, suite: str, packages: tuple[str, ...]) -> Path | str:

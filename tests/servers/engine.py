@@ -83,6 +83,9 @@ class Engine(ABC):
     main: bool = False
     """The policy's default way: the short form of the tests does more with it."""
 
+    cycles: int = 20
+    """Snapshots that the full form takes on each kind of filesystem."""
+
     megabytes: ClassVar[int] = 512
     """Size of the filesystem that it is put on."""
 

@@ -1,8 +1,9 @@
-"""PostgreSQL as the distribution has it."""
+"""PostgreSQL as the distribution has it, and every version that the policy is for."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -15,6 +16,29 @@ from tests.servers import sql
 from tests.servers.engine import Commit, Contents, Engine, Server
 
 ARGV = ["psql", "--no-psqlrc", "--quiet", "--no-align", "--tuples-only", "--no-password"]
+
+AMCHECK = (
+    "CREATE EXTENSION IF NOT EXISTS amcheck",
+    (
+        "SELECT count(bt_index_parent_check(i.indexrelid, true)::text) FROM pg_index i"
+        " JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_am a ON a.oid = c.relam"
+        " WHERE a.amname = 'btree' AND c.relpersistence <> 't' AND i.indisvalid"
+    ),
+)
+"""What pg_amcheck does, for servers that come without it: every btree against its table."""
+
+# A proof by statements alone: of other versions there is no pg_dumpall here.
+_PROVE = """\
+[prove]
+path = ["{programs}"]
+[[prove.engine]]
+mechanism = "session"
+send = "{amcheck[0]};"
+[[prove.engine]]
+mechanism = "session"
+send = "{amcheck[1]};"
+expect = '^[0-9]+$'
+"""
 
 
 class PostgresServer(Server):
@@ -37,6 +61,9 @@ class PostgresServer(Server):
 
     def check(self) -> None:
         there = self.instance
+        if not (there.programs / "pg_amcheck").exists():
+            assert int([there.query(statement) for statement in AMCHECK][-1]) > 50
+            return
         argv = [str(there.programs / "pg_amcheck"), "--all", "--install-missing", "--heapallindexed"]
         argv += [f"--host={there.socket}", f"--port={there.port}", "--username=postgres"]
         done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True)
@@ -52,27 +79,39 @@ class PostgresServer(Server):
 
 
 class PostgreSQL(Engine):
-    """In one of the policy's modes."""
+    """In one of the policy's modes; of the installed version, or of another one, by its number."""
 
     policy = "postgresql"
     blocks = False
 
-    def __init__(self, mode: str, *, main: bool = False) -> None:
-        self.name = f"postgresql-{mode}"
+    def __init__(self, mode: str, version: str = "", *, main: bool = False) -> None:
+        self.name = f"postgresql{version}-{mode}"
         self.main = main
+        self.cycles = 3 if version else 20
         self._mode = mode
+        self.version = version
 
     def missing(self) -> str:
-        there = postgres.programs() is not None and shutil.which("psql") is not None
-        return "" if there else "needs a PostgreSQL server and psql"
+        if shutil.which("psql") is None:
+            return "needs psql"
+        found = self._programs()
+        if isinstance(found, str):
+            return found
+        return "" if found else "needs a PostgreSQL server"
 
     @contextlib.contextmanager
     def server(self, data: Path, make: bool = True) -> Iterator[Server]:
-        with clusters.cluster(data, make=make, settings="max_wal_size = 96MB") as instance:
+        programs = self._programs()
+        assert isinstance(programs, Path)
+        with clusters.cluster(data, programs=programs, make=make, settings="max_wal_size = 96MB") as instance:
             if make:
                 for statement in sql.TABLES:
                     instance.query(statement)
             yield PostgresServer(instance, self._mode)
+
+    def operator(self, server: Server, name: str = "", **settings: Any) -> str:
+        head = super().operator(server, name, **settings)
+        return head + _PROVE.format(programs=self._programs(), amcheck=AMCHECK) if self.version else head
 
     def commits(self, target: dict[str, Any]) -> Iterator[Commit]:
         yield from sql.typed(
@@ -81,5 +120,14 @@ class PostgreSQL(Engine):
             ["SET client_min_messages = error"],
         )
 
+    def _programs(self) -> Path | str | None:
+        return clusters.programs_of(self.version) if self.version else postgres.programs()
 
-ENGINES = (PostgreSQL("backup", main=True), PostgreSQL("checkpoint"))
+
+_VERSIONS = clusters.VERSIONS if os.environ.get("STILLFRAME_TEST_SERVERS") == "full" else ("11",)
+
+ENGINES = (
+    PostgreSQL("backup", main=True),
+    PostgreSQL("checkpoint"),
+    *(PostgreSQL("backup", version) for version in _VERSIONS),
+)
