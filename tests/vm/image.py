@@ -33,10 +33,14 @@ PACKAGES = ("btrfs-progs", "busybox", "e2fsprogs", "kmod", "lvm2", "mdadm", "sql
 BORROWED = ("mkfs.xfs", "xfs_repair")
 """Programs of this machine's own: their package, xfsprogs, brings Python."""
 
-MODULES = ("virtio_pci", "virtio_blk", "virtio_console", "xfs", "dm-mod", "dm-snapshot")
-"""Loaded before the root is mounted."""
+MODULES = {
+    "always": ("virtio_pci", "virtio_blk", "virtio_console"),
+    "ext4": ("ext4",),
+    "xfs": ("xfs",),
+}
+"""Loaded before the root is mounted: always, and for its kind of filesystem."""
 
-LATER_MODULES = ("btrfs", "dm-delay", "dm-thin-pool", "raid1")
+LATER_MODULES = ("btrfs", "dm-delay", "dm-mod", "dm-snapshot", "dm-thin-pool", "raid1", "xfs")
 """Loaded by the kernel when they are asked for."""
 
 ROOT_MEGABYTES = 700
@@ -141,24 +145,25 @@ def kernel_packages() -> Path:
 def initramfs_of(packages: Path) -> Path:
     inside = {"init": GUEST / "initramfs", "bin/busybox": packages / "busybox"}
     state = "\n".join(
-        [*MODULES, inside["init"].read_text(encoding="utf-8"), str(packages.stat().st_mtime_ns)]
+        [str(MODULES), inside["init"].read_text(encoding="utf-8"), str(packages.stat().st_mtime_ns)]
     )
 
     def make(path: Path) -> None:
-        with tempfile.TemporaryDirectory() as name:
-            tree = Path(name)
+        with tempfile.TemporaryDirectory() as folder:
+            tree = Path(folder)
             (tree / "bin").mkdir()
             (tree / "modules").mkdir()
             for target, source in inside.items():
                 shutil.copy(source, tree / target)
-            order = []
-            for module in modules_in_order(packages / "modules", MODULES):
-                order.append(f"{plain_name(module)}.ko\n")
-                content = module.read_bytes()
-                if module.suffix == ".xz":
-                    content = lzma.decompress(content)
-                (tree / "modules" / order[-1].strip()).write_bytes(content)
-            (tree / "modules/order").write_text("".join(order), encoding="ascii")
+            for name, wanted in MODULES.items():
+                order = []
+                for module in modules_in_order(packages / "modules", wanted):
+                    order.append(f"{plain_name(module)}.ko\n")
+                    content = module.read_bytes()
+                    if module.suffix == ".xz":
+                        content = lzma.decompress(content)
+                    (tree / "modules" / order[-1].strip()).write_bytes(content)
+                (tree / f"modules/{name}").write_text("".join(order), encoding="ascii")
             names = "\n".join(str(p.relative_to(tree)) for p in sorted(tree.rglob("*")))
             with path.open("wb") as file:
                 subprocess.run(
