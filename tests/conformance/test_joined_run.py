@@ -15,12 +15,10 @@ from typing import Any
 
 import pytest
 
+from tests.conformance.pair import Stage
 from tests.conformance.script_host import LOCK, Backup
-from tests.conformance.test_compiled_pair import Stage, stage
 
 pytestmark = pytest.mark.integration
-
-__all__ = ["stage"]
 
 
 @contextlib.contextmanager
