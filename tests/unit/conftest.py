@@ -6,9 +6,12 @@ import fcntl
 import os
 import subprocess
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
 
 import pytest
+
+from tests.unit.compiled_images import compile_to
 
 
 def _forbid(what: str) -> Callable[..., NoReturn]:
@@ -25,3 +28,13 @@ def no_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("fork", "forkpty", "posix_spawn", "posix_spawnp", "system"):
         monkeypatch.setattr(os, name, _forbid(f"os.{name}"))
     monkeypatch.setattr(fcntl, "ioctl", _forbid("fcntl.ioctl"))
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    """An image with compiled files in it, all of them in order."""
+    place = tmp_path / "image"
+    place.mkdir(mode=0o755)
+    place.chmod(0o755)
+    compile_to(place)
+    return place

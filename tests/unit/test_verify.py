@@ -2,95 +2,30 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Any
 
-import hypothesis
 import pytest
 from click.testing import CliRunner
-from hypothesis import strategies as st
 
-from app import install, plan, verify
+from app import verify
 from app.cli.verify import command
 from app.errors import FRAMEWORK_ERRORS, HostUnfit
-from app.files import File
 from app.verify.repair import repair
+from tests.unit.compiled_images import (
+    AZURE,
+    CONFIG,
+    NOBODY,
+    OWN,
+    check,
+    compile_to,
+    empty_plan,
+    make_config,
+    one,
+)
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="gives files to another user: needs root")
-NOBODY = 65534
-AZURE = "/etc/azure"
-CONFIG = f"{AZURE}/VMSnapshotScriptPluginConfig.json"
-OWN = f"{AZURE}/stillframe"
-
-
-def empty_plan() -> str:
-    return plan.Plan(
-        applications=(),
-        freeze=plan.Freeze(True, (), (), 60),
-        snapshot=plan.Snapshot("none", {}),
-        framework=plan.Framework(600, 1, True, (), (), 0, 0),
-    ).to_json()
-
-
-def make_config(**changes: Any) -> dict[str, Any]:
-    config = {
-        "pluginName": "ScriptRunner",
-        "preScriptLocation": f"{OWN}/pre.sh",
-        "postScriptLocation": f"{OWN}/post.sh",
-        "preScriptParams": [],
-        "postScriptParams": [],
-        "preScriptNoOfRetries": 0,
-        "postScriptNoOfRetries": 0,
-        "timeoutInSeconds": 600,
-        "continueBackupOnFailure": True,
-        "fsFreezeEnabled": True,
-        "ScriptsExecutionPollTimeSeconds": 1,
-    }
-    return {key: value for key, value in {**config, **changes}.items() if value is not ...}
-
-
-def compile_to(image: Path, config: Any = None, text: str | None = None) -> None:
-    content = text if text is not None else json.dumps(config or make_config())
-    files = [
-        File(CONFIG, 0o600, content.encode()),
-        File(f"{OWN}/pre.sh", 0o700, b"exit 0\n"),
-        File(f"{OWN}/post.sh", 0o700, b"exit 0\n"),
-        File(f"{OWN}/plan.json", 0o600, empty_plan().encode()),
-    ]
-    manifest = {
-        "binary": "/usr/local/bin/app",
-        "files": {
-            file.path: {"mode": f"{file.mode:o}", "sha256": hashlib.sha256(file.content).hexdigest()}
-            for file in files
-        },
-    }
-    files.append(File(f"{OWN}/manifest.json", 0o600, json.dumps(manifest).encode()))
-    files.append(File("/usr/local/bin/app", 0o755, b"#!/bin/true\n"))
-    install.write_set(str(image), files)
-
-
-@pytest.fixture
-def image(tmp_path: Path) -> Path:
-    place = tmp_path / "image"
-    place.mkdir(mode=0o755)
-    place.chmod(0o755)
-    compile_to(place)
-    return place
-
-
-def check(image: Path) -> list[verify.Finding]:
-    return verify.check(AZURE, str(image))
-
-
-def one(image: Path) -> verify.Finding:
-    found = check(image)
-    assert len(found) == 1, "\n".join(map(str, found))
-    assert found[0].framework == "" or found[0].framework in FRAMEWORK_ERRORS
-    assert found[0].effect
-    return found[0]
 
 
 def test_clean(image: Path) -> None:
@@ -273,127 +208,6 @@ def test_second_name_is_a_warning_only(image: Path) -> None:
     verify.demand(AZURE, str(image))
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "\x00", "[" * 100_000, '{"pluginName": 1e999}', "null"])
-def test_config_that_cannot_be_parsed(image: Path, text: str) -> None:
-    compile_to(image, text=text)
-    assert check(image)[0].framework == "IncorrectJSONConfigFile"
-
-
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("pluginName", "Other"),
-        ("pluginName", ...),
-        ("preScriptLocation", "pre.sh"),
-        ("preScriptLocation", ...),
-        ("postScriptLocation", 7),
-        ("preScriptParams", "a b"),
-        ("postScriptParams", [1]),
-        ("preScriptNoOfRetries", -1),
-        ("postScriptNoOfRetries", True),
-        ("timeoutInSeconds", 0),
-        ("timeoutInSeconds", 1801),
-        ("timeoutInSeconds", "600"),
-        ("timeoutInSeconds", 600.0),
-        ("continueBackupOnFailure", "true"),
-        ("continueBackupOnFailure", ...),
-        ("fsFreezeEnabled", 1),
-        ("ScriptsExecutionPollTimeSeconds", 0),
-        ("ScriptsExecutionPollTimeSeconds", 6),
-        ("ScriptsExecutionPollTimeSeconds", 2.0),
-        ("ScriptsExecutionPollTimeSeconds", "2"),
-        ("ScriptsExecutionPollTimeSeconds", True),
-        ("appName", 5),
-    ],
-)
-def test_every_key_of_the_config(image: Path, key: str, value: Any) -> None:
-    compile_to(image, make_config(**{key: value}))
-    finding = one(image)
-    assert (finding.severity, finding.framework) == (verify.ERROR, "IncorrectJSONConfigFile")
-    assert finding.what.startswith(f"{key} is ")
-
-
-def test_keys_that_may_be_absent_or_are_unknown(image: Path) -> None:
-    compile_to(image, make_config(timeoutInSeconds=..., Extra=1))
-    assert [(finding.severity, finding.what) for finding in check(image)] == [
-        (verify.WARNING, "timeoutInSeconds is missing"),
-        (verify.WARNING, 'unknown key "Extra"'),
-    ]
-
-
-HOST = f"{AZURE}/VMSnapshotPluginHost.conf"
-GOOD_HOST = {
-    "timeoutInSeconds": "1800",
-    "numberOfPlugins": "1",
-    "pluginName0": "ScriptRunner",
-    "pluginPath0": "ScriptRunner",
-    "pluginConfigPath0": AZURE,
-}
-
-
-def put_host(image: Path, values: dict[str, str], mode: int = 0o600, section: str = "pre_post") -> Path:
-    place = image / HOST[1:]
-    place.write_text(f"[{section}]\n" + "".join(f"{key} = {value}\n" for key, value in values.items()))
-    place.chmod(mode)
-    return place
-
-
-@pytest.mark.parametrize("where", [AZURE, f"{AZURE}/", CONFIG])
-@pytest.mark.parametrize("mode", [0o600, 0o644])
-def test_plugin_host_file(image: Path, where: str, mode: int) -> None:
-    put_host(image, {**GOOD_HOST, "pluginConfigPath0": where}, mode)
-    assert check(image) == []
-
-
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("timeoutInSeconds", "x"),
-        ("timeoutInSeconds", "599"),
-        ("numberOfPlugins", "0"),
-        ("pluginName0", "Other"),
-        ("pluginPath0", ""),
-        ("pluginConfigPath0", "/etc/other"),
-    ],
-)
-def test_wrong_plugin_host_file(image: Path, key: str, value: str) -> None:
-    put_host(image, {**GOOD_HOST, key: value})
-    assert one(image).framework == "IncorrectPluginhostFile"
-    put_host(image, {name: kept for name, kept in GOOD_HOST.items() if name != key})
-    assert one(image).framework == "IncorrectPluginhostFile"
-
-
-def test_plugin_host_file_that_cannot_be_read(image: Path) -> None:
-    put_host(image, GOOD_HOST, section="other")
-    assert "no section [pre_post]" in one(image).what
-    (image / HOST[1:]).write_text("no section\nat all")
-    assert one(image).framework == "IncorrectPluginhostFile"
-    (image / HOST[1:]).write_bytes(b"\xff\xfe")
-    assert one(image).framework == "IncorrectPluginhostFile"
-    for mode in (0o622, 0o755):
-        put_host(image, GOOD_HOST, mode)
-        assert one(image).framework == "IncorrectPluginhostFile"
-
-
-@pytest.mark.parametrize(
-    ("line", "wrong"),
-    [
-        ("timeout = 60\nMountsToSkip = /a,/b\nseqsnapshot = 1\nOnAppFailureDoFsFreeze = true", False),
-        ("timeout = soon", True),
-        ("timeout = 90", True),
-        ("timeout = 90\nSafeFreezeWaitInSeconds = 100", False),
-        ("MountsToSkip = data", True),
-        ("OnAppSuccessDoFsFreeze = perhaps", True),
-        ("seqsnapshot = %(nothing)s", True),
-    ],
-)
-def test_backup_settings(image: Path, line: str, wrong: bool) -> None:
-    place = image / AZURE[1:] / "vmbackup.conf"
-    place.write_text(f"[SnapshotThread]\n{line}\n")
-    place.chmod(0o644)
-    assert len(check(image)) == wrong
-
-
 def test_checking_changes_nothing_and_leaves_nothing_open(image: Path) -> None:
     before = len(os.listdir("/proc/self/fd"))
     times = {path: path.stat().st_mtime_ns for path in image.rglob("*")}
@@ -401,43 +215,6 @@ def test_checking_changes_nothing_and_leaves_nothing_open(image: Path) -> None:
     repair(check(image), AZURE, str(image))
     assert len(os.listdir("/proc/self/fd")) == before
     assert times == {path: path.stat().st_mtime_ns for path in image.rglob("*")}
-
-
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters()),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
-    max_leaves=5,
-)
-
-
-@hypothesis.settings(max_examples=50)
-@hypothesis.given(key=st.sampled_from(sorted(make_config())), value=JSON)
-def test_no_value_of_the_config_raises(
-    tmp_path_factory: pytest.TempPathFactory, key: str, value: Any
-) -> None:
-    image = tmp_path_factory.getbasetemp() / "any-config"
-    image.mkdir(exist_ok=True)
-    compile_to(image, text=json.dumps({**make_config(), key: value}))
-    for finding in check(image):
-        json.dumps(finding.to_json(), ensure_ascii=False).encode()
-        str(finding).encode()
-
-
-ENTRIES = st.dictionaries(st.text(), JSON | st.fixed_dictionaries({"mode": JSON, "sha256": JSON}))
-
-
-@hypothesis.settings(max_examples=50)
-@hypothesis.given(manifest=JSON | st.fixed_dictionaries({"binary": JSON, "files": ENTRIES}))
-def test_no_manifest_raises(tmp_path_factory: pytest.TempPathFactory, manifest: Any) -> None:
-    image = tmp_path_factory.getbasetemp() / "any-manifest"
-    image.mkdir(exist_ok=True)
-    compile_to(image)
-    (image / OWN[1:] / "manifest.json").write_text(json.dumps(manifest))
-    found = check(image)
-    assert found
-    for finding in found:
-        str(finding).encode()
-    repair(found, AZURE, str(image))
 
 
 class TestCommand:
