@@ -259,8 +259,9 @@ class Keepers:
 
     def _tried(self, kept: _Kept, state: str, order: str, ok: bool, reason: str) -> None:
         if ok:
-            # An answer that crossed our order to abandon: it is held, and will be released.
-            kept.state = "failed" if self._releasing and state == "connected" else state
+            # Where it crossed our order to abandon: what is held is released, and nobody asks for its proof.
+            given_up = {"connected": "failed", "held": "unverified"}
+            kept.state = given_up[state] if self._releasing else state
             return
         kept.attempts += 1
         kept.state, kept.reason, kept.retry = "waiting", reason, order

@@ -1,0 +1,102 @@
+"""The order among applications and their keepers, with keepers of the test's own at the other end."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.host.fork import Child
+from app.journal import Journal
+from app.keepers import Keepers
+from app.paths import paths
+from tests.unit import plans
+
+
+class Keeper:
+    """The far end of one channel."""
+
+    def __init__(self) -> None:
+        self.near, self.far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.far.setblocking(False)
+
+    def says(self, event: str, **facts: Any) -> None:
+        self.far.send(json.dumps({"event": event, **facts}).encode())
+
+    def done(self, order: str, *, ok: bool = True) -> None:
+        self.says("done", order=order, ok=ok, reason="" if ok else "no")
+
+    def told(self) -> list[str]:
+        """Orders since the last call."""
+        orders = []
+        while True:
+            try:
+                orders.append(json.loads(self.far.recv(1 << 16))["do"])
+            except BlockingIOError:
+                return orders
+
+
+class Ground:
+    """Two applications that do not wait for each other, both connected."""
+
+    def __init__(self, folder: Path) -> None:
+        self.lost: list[str] = []
+        plan = plans.plan(plans.application("db"), plans.application("web"))
+        journal = Journal(str(folder / "journal"), fresh=True)
+        where = paths({"STILLFRAME_PREFIX": str(folder)})
+        self.keepers = Keepers(plan, journal, where, lambda message: None, self.lost.append)
+        self.far = {"db": Keeper(), "web": Keeper()}
+        for kept in self.keepers._all:
+            kept.child = Child(0, self.far[kept.name].near)
+        self.keepers.connect()
+        self.hear("connect")
+
+    def hear(self, order: str, *names: str, ok: bool = True) -> None:
+        """These keepers (absent: both) have done what they were told."""
+        for name in names or self.far:
+            self.far[name].told()
+            self.far[name].done(order, ok=ok)
+            kept = next(k for k in self.keepers._all if k.name == name)
+            self.keepers.heed(kept)
+
+
+@pytest.fixture
+def ground(tmp_path: Path) -> Iterator[Ground]:
+    made = Ground(tmp_path)
+    yield made
+    for keeper in made.far.values():
+        keeper.near.close()
+        keeper.far.close()
+
+
+def test_one_after_the_other(ground: Ground) -> None:
+    assert not ground.keepers.quiesce()
+    ground.hear("quiesce")
+    assert ground.keepers.quiesce()
+    ground.keepers.abandon()
+    ground.keepers.verify(broken=False)
+    ground.hear("verify")
+    assert not ground.keepers.release()
+    ground.hear("release")
+    assert ground.keepers.release()
+
+
+@pytest.mark.parametrize("broken", [True, False])
+def test_quiesced_just_as_all_is_given_up(ground: Ground, broken: bool) -> None:
+    """Its answer crosses our order to abandon, after the others were asked for their proofs."""
+    ground.keepers.quiesce()
+    ground.hear("quiesce", "web")
+    ground.keepers.abandon()
+    ground.keepers.verify(broken=broken)
+    ground.hear("quiesce", "db")
+    if not broken:
+        ground.hear("verify", "web")
+    assert not ground.keepers.release()
+    assert [keeper.told() for keeper in ground.far.values()] == [["release"], ["release"]]
+    ground.hear("release")
+    assert ground.keepers.release()
+    assert ground.lost == []
