@@ -265,6 +265,12 @@ class Machine:
             self._process.send_signal(signal.SIGKILL)
         self._process.wait()
 
+    def powered_off(self, seconds: float = BOOT_SECONDS) -> float:
+        """Wait until the guest has powered itself off; the seconds that it took."""
+        begun = time.monotonic()
+        self._process.wait(seconds)
+        return time.monotonic() - begun
+
     def close(self) -> None:
         """Power off, and give back what was opened; the disks stay."""
         self._stack.close()

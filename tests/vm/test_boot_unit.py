@@ -1,4 +1,4 @@
-"""The unit that ``app install`` brings: at the boot after a power cut it releases, once; else it does nothing."""
+"""The unit that ``app install`` brings: after a power cut it releases, once, and else it does nothing."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ pytestmark = [pytest.mark.vm, pytest.mark.slow, pytest.mark.timeout(900)]
 
 FULL = pytest.mark.vm(form="full")
 
-BOOT_SECONDS = 60.0
+STOP_SECONDS = 60.0
+"""Less than systemd waits for a unit that does not end (DefaultTimeoutStopSec, 90 s)."""
 
 
 def test_the_next_boot_releases_once(recovered: Cut) -> None:
     machine = recovered.machine
     print(f"booted in {machine.boot_seconds:.1f} s")
-    assert machine.boot_seconds < BOOT_SECONDS
     assert machine.run("cat /run/found-at-boot").checked().strip() == "paused", "nothing was shown"
     names = ("ConditionResult", "Result", "ExecMainStatus", "ActiveState")
     assert units.settings(machine, RECOVER, *names) == {
@@ -38,7 +38,7 @@ def test_the_next_boot_releases_once(recovered: Cut) -> None:
     units.is_over(machine)
     assert _undone(machine.run("cat /run/stillframe/journal").checked()) == 1
     report = units.last_report(machine)
-    assert report["number"] == recovered.reports + 1
+    assert report["number"] == 1
     assert report["achieved"] != "application"
     assert report["stuck"] == []
     # Asked for again, it finds nothing: no second release, no second report.
@@ -97,7 +97,7 @@ def test_a_clean_shutdown_leaves_nothing_to_do(cut: Callable[..., Cut]) -> None:
         machine.run("systemctl poweroff --no-block").checked()
         seconds = machine.powered_off()
         print(f"{when}: off after {seconds:.1f} s")
-        assert seconds < BOOT_SECONDS, "nothing of ours may hold a shutdown up"
+        assert seconds < STOP_SECONDS, "nothing of ours may hold a shutdown up"
         guest.again()
         machine = guest.machine
         assert machine.run("cat /run/found-at-boot").checked().strip() == "running"

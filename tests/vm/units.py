@@ -105,7 +105,6 @@ class Cut:
             if masked:
                 self.machine.run(f"systemctl mask {RECOVER} && sync").checked()
             hold_by_pre(self.machine)
-            self.reports = int(self.machine.run("ls /var/lib/stillframe/reports | wc -l").checked())
             self.again()
         except BaseException:
             self.machine.close()
