@@ -15,7 +15,14 @@ from app.host.hazards.hazard import Hazard
 from app.host.hazards.scene import Scene
 
 ASSUMED_RATE = 60.0
-"""MB a second of writeback: what Azure promises for a standard HDD disk (S4 to S50), its slowest kind."""
+"""MB a second of writeback: what Azure promises for a standard HDD disk (S4 to S50), its slowest kind
+(learn.microsoft.com/azure/virtual-machines/disks-types, "Standard HDD size").
+
+Assumed, for what could be measured says less: /proc/vmstat has sums only, whose growth is the load's and not
+the disk's; and the kernel's own estimate (BdiWriteBandwidth, in debugfs where that is mounted) follows small
+writes, too: of a disk that takes more than 1000 MB/s it was seen to say 9.5. A disk that is known to be faster
+is no reason to be warned: ``[hazards] dirty-pages = "ignore"``.
+"""
 
 FREE = 4 << 20
 """Bytes that must be free for the journal and the plan: a long hold's are some hundred kilobytes."""
