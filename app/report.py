@@ -48,7 +48,7 @@ def build(plan: Plan, events: Sequence[Event]) -> Report:
         "requested": plan.requested.word,
         "achieved": level.word,
         "because": because,
-        "rehearsal": bool(begin.get("rehearsal", False)),
+        "rehearsal": bool(begin.get("rehearsal", False)) or any(e["event"] == "rehearsal" for e in events),
         "snapshot": {k: v for k, v in snapshot.items() if k not in ("began", "ended")},
         "applications": applications,
         "filesystems": filesystems,
@@ -87,6 +87,8 @@ def _snapshot(events: Sequence[Event]) -> dict[str, Any]:
                 # Whatever provider the policy names: compiled scripts serve the extension.
                 found.update(provider="azure-backup", state="left to the extension")
             rehearsal = bool(event.get("rehearsal"))
+        elif event["event"] == "rehearsal":
+            found["state"] = "rehearsed"
         elif event["event"] == "snapshot_begin":
             found["began"] = event["t"]
         elif event["event"] == "snapshot_end":

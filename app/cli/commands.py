@@ -27,6 +27,7 @@ COMMANDS = {
     "pre": "Quiesce and hold (called by the pre-script).",
     "prove": "Start an application on a restored copy and check it.",
     "recover": "Thaw and release what a crash left behind.",
+    "rehearse": "Run the compiled scripts as the Azure Backup extension would.",
     "report": "Show what earlier holds achieved.",
     "run": "Quiesce, freeze, snapshot, thaw, release, report.",
     "schema": "Print the JSON Schema of a policy.",
