@@ -20,8 +20,8 @@ ASSUMED_RATE = 60.0
 
 Assumed, for what could be measured says less: /proc/vmstat has sums only, whose growth is the load's and not
 the disk's; and the kernel's own estimate (BdiWriteBandwidth, in debugfs where that is mounted) follows small
-writes, too: of a disk that takes more than 1000 MB/s it was seen to say 9.5. A disk that is known to be faster
-is no reason to be warned: ``[hazards] dirty-pages = "ignore"``.
+writes, too: of a disk that takes more than 1000 MB/s it was seen to say 9.5. Whoever knows the disk to be
+faster says so by ``[hazards] dirty-pages = "ignore"``.
 """
 
 FREE = 4 << 20
