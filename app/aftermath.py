@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 from app import answers, control, history, journal, report
 from app import manifest as manifests
+from app.credentials import Vault
 from app.errors import Exit, StillframeError
 from app.journal import Journal
 from app.manifest import Manifest
@@ -17,22 +18,28 @@ from app.paths import Paths
 from app.plan import Application, Plan, Step
 from app.recipe import Recipe
 from app.report import Report
-from app.template import mentioned
 
 
-def undo(application: Application, notes: Journal, deadline: float, saved: Mapping[str, str]) -> bool:
+def undo(
+    application: Application,
+    notes: Journal,
+    deadline: float,
+    saved: Mapping[str, str],
+    vault: Vault | None = None,
+) -> bool:
     """Run ``recover`` of an application whose session is gone; False (and noted) if that fails.
 
     ``saved``: the answers of its steps. A step that needs one that never came is left out: what would
     have come after that answer was never done either. What a step of ``recover`` saves itself serves the
-    ones after it.
+    ones after it. ``vault``: the secrets that this process has read already.
     """
-    recipe = Recipe(application.mechanisms, Waiter(), lambda pid: None)
+    vault = vault or Vault(application.secrets)
+    recipe = Recipe(application.mechanisms, Waiter(), lambda pid: None, vault)
     recipe.saved.update(saved)
     steps: list[Step] = []
     coming: set[str] = set()
     for step in application.recover:
-        needed = step.when.keys() | (mentioned([step.do, step.expect]) if step.staged else frozenset())
+        needed = recipe.needs(step)
         if needed <= saved.keys() | coming and (needed & coming or recipe.applies(step)):
             steps.append(step)
             coming.update(name.removesuffix(":hex") for name in step.save)

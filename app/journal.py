@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from app.document import plain
+from app.masking import mask_all
 
 Event = Mapping[str, Any]
 
@@ -27,9 +28,11 @@ class Journal:
         self.descriptor = os.open(path, flags | (os.O_TRUNC if fresh else 0), 0o600)
 
     def note(self, event: str, **facts: Any) -> None:
-        """Append one event. Never raises: a full tmpfs must not keep anything frozen."""
+        """Append one event, secrets masked. Never raises: a full tmpfs must not keep anything frozen."""
         line = json.dumps(
-            {"t": time.monotonic(), "event": event, **facts}, ensure_ascii=False, separators=(",", ":")
+            {"t": time.monotonic(), "event": event, **mask_all(facts)},
+            ensure_ascii=False,
+            separators=(",", ":"),
         )
         with contextlib.suppress(OSError):
             os.write(self.descriptor, plain(line).encode() + b"\n")

@@ -18,10 +18,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from app.aftermath import undo
+from app.credentials import Vault
 from app.errors import StillframeError
 from app.host.fork import receive
 from app.host.memory import stay_resident
 from app.journal import Journal
+from app.masking import mask_all
 from app.mechanisms import Abandoned, StepFailed, Waiter
 from app.plan import Application, Variant
 from app.recipe import Recipe, all_steps, choose, describe
@@ -54,6 +56,7 @@ class Keeper:
         self._remember = remember
         self._channel = channel
         self._journal = journal
+        self._vault = Vault(application.secrets)
         self._recipe = self._new_recipe()
         self._variant: Variant | None = None
         self._held = False
@@ -117,6 +120,8 @@ class Keeper:
             ok, reason, facts = False, str(error), {}
         except OSError as error:
             ok, reason, facts = False, f"{error.filename or ''} {error.strerror or error}".strip(), {}
+        if not ok and order == "connect":
+            self._vault.forget()
         if not ok and order in ("connect", "quiesce"):
             self._note("attempt_failed", reason=reason, attempt=message.get("attempt", 1))
             self._undo(time.monotonic() + self._application.timing.release)
@@ -226,7 +231,7 @@ class Keeper:
         saved = self._recipe.saved
         self._recipe.kill()
         touched, self._touched, self._held = self._touched, False, False
-        if touched and not undo(self._application, self._journal, deadline, saved):
+        if touched and not undo(self._application, self._journal, deadline, saved, self._vault):
             self._touched = True
         self._recipe = self._new_recipe()
         self._variant = None
@@ -244,7 +249,7 @@ class Keeper:
 
     def _new_recipe(self) -> Recipe:
         self._waiter = Waiter(self._channel.fileno())
-        return Recipe(self._application.mechanisms, self._waiter, self._register)
+        return Recipe(self._application.mechanisms, self._waiter, self._register, self._vault)
 
     def _register(self, pid: int) -> None:
         self._say("pid", pid=pid)
@@ -255,7 +260,7 @@ class Keeper:
     def _say(self, event: str, **facts: Any) -> None:
         # A failure means that the holder is gone; the next read says so.
         with contextlib.suppress(OSError):
-            self._channel.send(json.dumps({"event": event, **facts}).encode())
+            self._channel.send(json.dumps({"event": event, **mask_all(facts)}).encode())
 
     def _beat(self) -> None:
         with contextlib.suppress(OSError):

@@ -50,7 +50,8 @@ class Step:
     equal. ``proof``: the step's success proves the hold. ``when``: the step is left out unless each
     saved answer so named matches (re.search) and is there at all. ``within``: seconds for which the
     step is done again, every ``pause`` seconds, until it succeeds; 0: once. ``staged``: the strings of
-    ``do`` and ``expect`` are templates (app.template) in which ``{name}`` stands for a saved answer.
+    ``do`` and ``expect`` are templates (app.template) in which ``{name}`` stands for a saved answer
+    or a secret.
     """
 
     mechanism: str
@@ -128,6 +129,19 @@ class Prove:
 
 
 @dataclass(frozen=True, slots=True)
+class Secret:
+    """Where a secret is read when its keeper connects: one of a file, a credential of systemd, a program."""
+
+    file: str = ""
+    credential: str = ""
+    command: tuple[str, ...] = ()
+
+
+SECRET_OPTIONS = frozenset({"files", "headers", "login"})
+"""Options of mechanisms that are templates (app.template) of an application's secrets, where it has any."""
+
+
+@dataclass(frozen=True, slots=True)
 class Application:
     """One application of the VM, resolved.
 
@@ -148,6 +162,7 @@ class Application:
     recover: tuple[Step, ...]
     prove: Prove | None = None
     role: Role | None = None
+    secrets: Mapping[str, Secret] = field(default_factory=dict)
 
     @property
     def has_steps(self) -> bool:

@@ -18,15 +18,20 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from app import mechanisms
+from app.credentials import Vault
 from app.errors import HostUnfit, StillframeError
 from app.host.process import SEARCH_PATH, Account, Program, account_of, end_group
+from app.masking import mask, mask_all
 from app.mechanisms import StepFailed, Waiter
 from app.plan import Application, Prove, Step
 from app.recipe import Recipe, describe
-from app.template import fill, fill_all
+from app.template import fill, fill_all, mentioned
 
 PATIENCE = 86400.0
 """Seconds for one check: reading a whole database takes what it takes; the operator can interrupt."""
+
+SECRETS_SECONDS = 60.0
+"""Longest time for reading secrets."""
 
 Progress = Callable[[str], None]
 
@@ -68,7 +73,7 @@ def prove(application: Application, data: str, progress: Progress) -> Proof:
     scratch = tempfile.mkdtemp(prefix="stillframe-prove-")
     try:
         os.chown(scratch, account.uid, account.gid)
-        values = {**facts, "data": data, "scratch": scratch}
+        values = {**facts, **_open_secrets(application), "data": data, "scratch": scratch}
         _write_files(recipe.files, values, scratch, account)
         for name in recipe.remove:
             if os.path.lexists(f"{data}/{name}"):
@@ -76,6 +81,19 @@ def prove(application: Application, data: str, progress: Progress) -> Proof:
         return _Trial(application, recipe, values, account, scratch, progress).run()
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _open_secrets(application: Application) -> Mapping[str, str]:
+    """The secrets that are needed to check a copy, most often none. Raises HostUnfit."""
+    assert application.prove is not None
+    steps = (*application.prove.engine, *application.prove.check)
+    named = mentioned([application.prove.mechanisms, [step.do for step in steps]])
+    vault = Vault({name: secret for name, secret in application.secrets.items() if name in named})
+    try:
+        vault.open(Waiter(), lambda pid: None, time.monotonic() + SECRETS_SECONDS)
+    except StepFailed as error:
+        raise HostUnfit(str(error)) from None
+    return vault.values
 
 
 def _refuse_live(data: str) -> None:
@@ -144,10 +162,11 @@ class _Trial:
         self._recipe = recipe
         self._values = values
         self._account = account
-        self._progress = progress
+        self._progress: Progress = lambda text: progress(mask(text))
         self._path = ":".join([*(fill(folder, values) for folder in recipe.path), SEARCH_PATH])
         self._log = f"{scratch}/server.log"
         options = {name: self._options(name, table) for name, table in recipe.mechanisms.items()}
+        # What stands in there is final text already, secrets too.
         self._connections = Recipe(options, Waiter(), lambda pid: None)
         self._engine = [self._step(step) for step in recipe.engine]
         self._check = [self._step(step) for step in recipe.check]
@@ -177,10 +196,12 @@ class _Trial:
                 reason = (
                     self._stop(server) or reason if not reason else reason + self._tail(self._stop(server))
                 )
-        return Proof(not reason, reason, seconds, tuple(self._checks))
+        return Proof(not reason, mask(reason), seconds, tuple(mask_all(self._checks)))
 
     def _options(self, name: str, table: Mapping[str, Any]) -> dict[str, Any]:
-        filled: dict[str, Any] = fill_all(dict(table), self._values)
+        # What the mechanism itself puts in the place of a private file's name stays as it is.
+        files = {file: f"{{{file}}}" for file in table.get("files", {})}
+        filled: dict[str, Any] = fill_all(dict(table), {**self._values, **files})
         if "argv" in filled:
             filled["argv"] = self._located(filled["argv"])
         if "user" in mechanisms.load(name).OPTIONS_SCHEMA["properties"]:
@@ -188,7 +209,8 @@ class _Trial:
         return filled
 
     def _step(self, step: Step) -> Step:
-        do = fill_all(dict(step.do), self._values)
+        files = self._recipe.mechanisms.get(step.mechanism, {}).get("files", {})
+        do = fill_all(dict(step.do), {**self._values, **{file: f"{{{file}}}" for file in files}})
         if "argv" in do:
             do["argv"] = self._located(do["argv"])
         return replace(step, do=do)

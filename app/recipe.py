@@ -9,10 +9,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from app import mechanisms
+from app.credentials import Vault
 from app.errors import HostUnfit
+from app.masking import mask, shorten
 from app.mechanisms import Connection, ConnectionLost, Register, StepFailed, TimedOut, Waiter
-from app.plan import Application, Options, Step, Variant
-from app.template import TemplateError, fill_all
+from app.plan import SECRET_OPTIONS, Application, Options, Step, Variant
+from app.template import TemplateError, fill_all, mentioned
 
 _COMPARE: Mapping[str, Callable[[int, int], bool]] = {
     ">=": operator.ge,
@@ -27,11 +29,19 @@ _COMPARE: Mapping[str, Callable[[int, int], bool]] = {
 class Recipe:
     """The connections of one application and the answers that its steps gave.
 
-    ``saved`` maps names of the recipe's ``save`` to answers; they go into the report.
+    ``saved`` maps names of the recipe's ``save`` to answers; they go into the report. ``vault``: what is
+    to be filled in where secrets may stand; None: nothing is, or it was done.
     """
 
-    def __init__(self, options: Mapping[str, Options], waiter: Waiter, register: Register) -> None:
+    def __init__(
+        self,
+        options: Mapping[str, Options],
+        waiter: Waiter,
+        register: Register,
+        vault: Vault | None = None,
+    ) -> None:
         self._options = options
+        self._vault = vault or Vault({})
         self._waiter = waiter
         self._register = register
         self.connections: dict[str, Connection] = {}
@@ -52,11 +62,12 @@ class Recipe:
 
         Raises StepFailed, Abandoned, HostUnfit.
         """
+        self._vault.open(self._waiter, self._register, deadline)
         for name in dict.fromkeys(step.mechanism for step in steps):
             if name not in self.connections:
                 module = mechanisms.load(name)
                 self.connections[name] = module.connect(
-                    self._options.get(name, {}), steps, self._waiter, self._register, deadline
+                    self._opened(name), steps, self._waiter, self._register, deadline
                 )
 
     def perform(
@@ -80,6 +91,12 @@ class Recipe:
     def ask(self, step: Step, deadline: float) -> str:
         """The answer to one step, whatever it is. Raises StepFailed, Abandoned."""
         return self.connections[step.mechanism].perform(self._filled(step), deadline)
+
+    def needs(self, step: Step) -> frozenset[str]:
+        """The names of the answers without which a step cannot be done."""
+        if not step.staged:
+            return frozenset(step.when)
+        return (mentioned([step.do, step.expect]) | step.when.keys()) - self._vault.names - self._files(step)
 
     def applies(self, step: Step) -> bool:
         """Whether the answers that a step depends on are there, and are such that it is to be done."""
@@ -108,10 +125,32 @@ class Recipe:
         if not step.staged:
             return step
         try:
-            expect = None if step.expect is None else fill_all(step.expect, self.saved)
-            return replace(step, do=fill_all(step.do, self.saved), expect=expect, staged=False)
+            # What a mechanism itself puts in the place of a file's name stays as it is.
+            values = {
+                **{name: f"{{{name}}}" for name in self._files(step)},
+                **self.saved,
+                **self._vault.values,
+            }
+            expect = None if step.expect is None else fill_all(step.expect, values)
+            return replace(step, do=fill_all(step.do, values), expect=expect, staged=False)
         except TemplateError as error:
             raise StepFailed(f"{describe(step)}: {error.message}") from None
+
+    def _files(self, step: Step) -> frozenset[str]:
+        return frozenset(self._options.get(step.mechanism, {}).get("files", {}))
+
+    def _opened(self, name: str) -> Options:
+        """The options of a mechanism, with secrets where they may stand. Raises StepFailed."""
+        options = self._options.get(name, {})
+        if not self._vault.names:
+            return options
+        try:
+            return {
+                key: fill_all(value, self._vault.values) if key in SECRET_OPTIONS else value
+                for key, value in options.items()
+            }
+        except TemplateError as error:
+            raise StepFailed(f"{name}: {error.message}") from None
 
     def _repeat(self, step: Step, deadline: float) -> None:
         """Do a step, again and again for as long as it says, until its answer is right."""
@@ -134,13 +173,15 @@ class Recipe:
             match = re.search(step.expect, answer, re.MULTILINE)
             if match is None:
                 raise StepFailed(
-                    f"{describe(step)}: answered {_short(answer)!r}, which does not match {step.expect!r}"
+                    f"{describe(step)}: answered {shorten(answer)!r}, which does not match {step.expect!r}"
                 )
             if match.re.groups == max(1, len(step.save)):
                 values = tuple(group or "" for group in match.groups())
         if step.unchanged is not None and values[0] != self.saved.get(step.unchanged):
-            before = _short(self.saved.get(step.unchanged, ""))
-            raise StepFailed(f"{describe(step)}: answered {_short(values[0])!r}, but {before!r} before")
+            before = shorten(self.saved.get(step.unchanged, ""))
+            raise StepFailed(f"{describe(step)}: answered {shorten(values[0])!r}, but {before!r} before")
+        if step.save and any(mask(value) != value for value in values):
+            raise StepFailed(f"{describe(step)}: the answer holds a secret, and would be written down")
         for name, value in zip(step.save, values, strict=False):
             plain, _, form = name.partition(":")
             try:
@@ -148,7 +189,7 @@ class Recipe:
                     bytes.fromhex(value).decode(errors="surrogateescape") if form == "hex" else value
                 )
             except ValueError:
-                raise StepFailed(f"{describe(step)}: {_short(value)!r} is not hexadecimal") from None
+                raise StepFailed(f"{describe(step)}: {shorten(value)!r} is not hexadecimal") from None
 
 
 def choose(application: Application, version: int | None) -> Variant:
@@ -174,13 +215,9 @@ def all_steps(application: Application) -> list[Step]:
 
 def describe(step: Step) -> str:
     """A step in a few words: its statement, command or action."""
-    for key in ("send", "argv", "action"):
+    for key in ("send", "argv", "action", "path"):
         if key in step.do:
             value = step.do[key]
-            return _short(" ".join(value) if isinstance(value, (list, tuple)) else str(value))
+            words = " ".join(value) if isinstance(value, (list, tuple)) else str(value)
+            return shorten(f"{step.do.get('method', 'GET')} {words}" if key == "path" else words, 200)
     return step.mechanism
-
-
-def _short(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= 200 else line[:197] + "..."

@@ -123,6 +123,7 @@ def _order(compiled: Compiled) -> list[str]:
 
     clients = f", connect to {', '.join(a.name for a in active)}" if active else ""
     row(f"pre-script: check owners, modes and hazards{clients}. Nothing stands still yet", _at_most(10))
+    rows.extend(_secrets(active))
     for application in active:
         after = f" after {', '.join(application.after)}" if application.after else ""
         optional = "" if application.required else ", not required"
@@ -169,6 +170,23 @@ def _order(compiled: Compiled) -> list[str]:
             ).splitlines()
         )
     return rows
+
+
+def _secrets(active: Sequence[Application]) -> list[str]:
+    """Where secrets are read, by the keeper of each application."""
+    lines: list[str] = []
+    lead = " " * (_NUMBER + 2)
+    for application in active:
+        for name, secret in sorted(application.secrets.items()):
+            if secret.file:
+                place = f"the file {secret.file}"
+            elif secret.credential:
+                place = f"systemd's credential {secret.credential}"
+            else:
+                place = f"the output of {shlex.join(secret.command)}"
+            text = printable(f"{application.name}: secret {name} from {place}")
+            lines.extend(textwrap.wrap(text, WIDTH, initial_indent=lead, subsequent_indent=lead + "  "))
+    return lines
 
 
 def _recipes(application: Application, part: str) -> list[str]:

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import os.path
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from app import mechanisms
 from app.compiler.patterns import count_groups
 from app.compiler.resolve import Resolver
 from app.compiler.steps import build_steps, saved_names
-from app.plan import Options, Prove
+from app.plan import Options, Prove, Step
 from app.policy import Policy
 from app.policy.findings import Findings
 from app.policy.schema import mechanism_schema
 from app.policy.settings import RESERVED
 from app.policy.validation import check_part
+from app.template import mentioned
 
 RUN_TIME = frozenset({"data", "scratch"})
 """Placeholders that the run fills, besides the facts of the policy."""
 
-_OF_THE_PLACE = frozenset({"user", "environment", "through"})
+_OF_THE_PLACE = frozenset({"user", "environment", "login", "through"})
 """Options of a mechanism that say where the live server is, and so are not taken over for a copy."""
 
 
@@ -34,7 +37,7 @@ def build_prove(policy: Policy, findings: Findings) -> Prove | None:
     check = build_steps(table.get("check", []), ("prove", "check"), resolver, saved_names(engine))
     used = {step.mechanism for step in (*engine, *check)}
     tables = {name for name in mechanisms.names() if name in table}
-    options = {name: _options(policy, name, resolver) for name in sorted(used | tables)}
+    options = {name: _options(policy, name, resolver, (*engine, *check)) for name in sorted(used | tables)}
     for name in sorted(used):
         if not policy.unsettled:
             check_part(mechanism_schema(name), options[name], policy.root, ("prove", name), findings)
@@ -77,13 +80,19 @@ def _facts(policy: Policy, entries: dict[str, Any], findings: Findings) -> dict[
     return facts
 
 
-def _options(policy: Policy, name: str, resolver: Resolver) -> Options:
+def _options(policy: Policy, name: str, resolver: Resolver, steps: Sequence[Step]) -> Options:
     schema = mechanism_schema(name)
     live = {k: v for k, v in policy.data.get(name, {}).items() if k not in _OF_THE_PLACE}
     own = policy.data["prove"].get(name, {})
     inherited = {key: value for key, value in live.items() if key not in own}
+    resolver = replace(resolver, files=frozenset({**inherited, **own}.get("files", {})))
     options: dict[str, Any] = {
         **resolver.value(inherited, schema, (name,)),
         **resolver.value(own, schema, ("prove", name)),
     }
+    if "files" in options:
+        # Those of the live server's that nothing names here would need its secrets, and serve nobody.
+        mine = [step.do for step in steps if step.mechanism == name]
+        named = mentioned([options.get("argv", []), options.get("environment", {}), mine])
+        options["files"] = {file: text for file, text in options["files"].items() if file in named}
     return options

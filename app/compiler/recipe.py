@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from app import mechanisms
@@ -11,6 +12,7 @@ from app.compiler.levels import agree_level
 from app.compiler.patterns import count_groups
 from app.compiler.prove import build_prove
 from app.compiler.resolve import Resolver
+from app.compiler.secrets import build_secrets
 from app.compiler.steps import build_steps, saved_names, settings_apply
 from app.compiler.timing import timing_of
 from app.plan import Application, Options, Role, Step, Variant
@@ -53,6 +55,7 @@ def build_application(policy: Policy, findings: Findings) -> Application:
         recover=recover,
         prove=build_prove(policy, findings),
         role=role,
+        secrets=build_secrets(policy, findings),
     )
 
 
@@ -145,7 +148,8 @@ def _options(
     resolved: dict[str, Options] = {}
     for name in sorted({*tables, *used}):
         schema = mechanism_schema(name)
-        found = resolver.value(tables.get(name, {}), schema, (name,))
+        named = replace(resolver, files=frozenset(tables.get(name, {}).get("files", {})))
+        found = named.value(tables.get(name, {}), schema, (name,))
         if name in used:
             resolved[name] = found
             if not policy.unsettled and not policy.damaged(name):

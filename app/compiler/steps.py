@@ -71,8 +71,18 @@ def _step(entry: dict[str, Any], path: tuple[Key, ...], resolver: Resolver, save
     name = entry["mechanism"]
     schema = step_schema(name)
     own = {key: value for key, value in entry.items() if key not in COMMON}
-    answers = frozenset[str]() if resolver.keep else mentioned([own, entry.get("expect")]) & saved
-    resolver = replace(resolver, keep=resolver.keep | answers)
+    files = (
+        policy.data.get(name, {}).get("files", {}).keys()
+        | policy.data.get("prove", {}).get(name, {}).get("files", {}).keys()
+    )
+    filled_later = bool(resolver.keep)
+    later = (
+        frozenset[str]()
+        if filled_later
+        else mentioned([own, entry.get("expect")]) & (saved | resolver.secrets)
+    )
+    secrets = mentioned(own) & resolver.secrets
+    resolver = replace(resolver, keep=resolver.keep | later | secrets, files=frozenset(files))
     do = resolver.value(own, schema, path)
     if not policy.unsettled and not policy.damaged(*path):
         check_part(schema, do, policy.root, path, findings)
@@ -102,8 +112,12 @@ def _step(entry: dict[str, Any], path: tuple[Key, ...], resolver: Resolver, save
             f"{unchanged} was saved by no earlier step",
             nearest(unchanged, saved),
         )
-    if clash := [one for one in saved_names([Step(name, {}, save=save)]) if one in policy.settings]:
-        findings.add(policy.root, (*path, "save"), f"{clash[0]} is a setting", "choose another name")
+    taken = {**dict.fromkeys(policy.settings, "setting"), **dict.fromkeys(resolver.secrets, "secret")}
+    taken |= dict.fromkeys(files, "private file")
+    if clash := [one for one in saved_names([Step(name, {}, save=save)]) if one in taken]:
+        findings.add(
+            policy.root, (*path, "save"), f"{clash[0]} is a {taken[clash[0]]}", "choose another name"
+        )
     when = {key: value for key, value in entry.get("when", {}).items() if isinstance(value, str)}
     for key, pattern in when.items():
         if key not in saved and not policy.broken:
@@ -127,7 +141,7 @@ def _step(entry: dict[str, Any], path: tuple[Key, ...], resolver: Resolver, save
         when,
         within,
         float(entry.get("pause", PAUSE)) if within else 0.0,
-        bool(answers),
+        bool(later),
     )
 
 

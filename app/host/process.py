@@ -14,7 +14,7 @@ import signal
 import stat
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from app.errors import HostUnfit
@@ -93,6 +93,12 @@ class Program:
         other.argv = argv
         return other
 
+    def placed(self, argv: tuple[str, ...], place: Callable[[str], str]) -> Program:
+        """The same program with other arguments, and ``place`` applied to them and to its environment."""
+        other = self.with_argv(tuple(map(place, argv)))
+        other._environment = {name: place(value) for name, value in self._environment.items()}
+        return other
+
     def close(self) -> None:
         """Close the descriptor of the program; it cannot be started any more."""
         if self._descriptor is not None:
@@ -100,10 +106,13 @@ class Program:
             self._descriptor = None
             self._file = ""
 
-    def start(self, *, merge_errors: bool = False, output: int = subprocess.PIPE) -> subprocess.Popen[bytes]:
+    def start(
+        self, *, merge_errors: bool = False, output: int = subprocess.PIPE, inherit: Sequence[int] = ()
+    ) -> subprocess.Popen[bytes]:
         """Start it in a session of its own, in ``/``, stdin being a pipe, and stdout too or ``output``.
 
-        Raises HostUnfit where the kernel refuses.
+        ``inherit``: descriptors that it keeps, under the same numbers. Raises HostUnfit where the kernel
+        refuses.
         """
         root = os.geteuid() == 0
         executable = self._file if self._descriptor is None else f"/proc/self/fd/{self._descriptor}"
@@ -112,7 +121,7 @@ class Program:
                 return subprocess.Popen(
                     self.argv,
                     executable=executable,
-                    pass_fds=() if self._descriptor is None else (self._descriptor,),
+                    pass_fds=[*inherit, *([] if self._descriptor is None else [self._descriptor])],
                     stdin=subprocess.PIPE,
                     stdout=output,
                     stderr=subprocess.STDOUT if merge_errors else subprocess.DEVNULL,

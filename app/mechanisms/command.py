@@ -12,7 +12,9 @@ import signal
 from collections.abc import Sequence
 
 from app.host import through
-from app.host.process import Program, end_group, wait_for_end
+from app.host.private import PrivateFiles
+from app.host.process import Account, Program, end_group, wait_for_end
+from app.masking import shorten_to_end
 from app.mechanisms import Register, StepFailed, TimedOut, Waiter
 from app.plan import Options, Step
 
@@ -23,6 +25,12 @@ LETTING_GO = 0.5
 """Seconds for a program behind another one to be ended by the end of its input."""
 
 _STRINGS = {"type": "array", "items": {"type": "string"}}
+FILES = {
+    "type": "object",
+    "propertyNames": {"pattern": r"^[a-z_][a-z0-9_]*$"},
+    "additionalProperties": {"type": "string"},
+    "description": "private files: {its_name} in argv and environment is the path of one",
+}
 _ENVIRONMENT = {"type": "object", "additionalProperties": {"type": "string"}}
 
 OPTIONS_SCHEMA: dict[str, object] = {
@@ -35,6 +43,7 @@ OPTIONS_SCHEMA: dict[str, object] = {
             **_STRINGS,
             "description": "what stands before every command, such as podman exec --interactive NAME",
         },
+        "files": FILES,
     },
 }
 
@@ -68,6 +77,7 @@ class CommandConnection:
         self._waiter = waiter
         self._register = register
         self._options = options
+        self._files: dict[int, PrivateFiles] = {}
         mine = [step for step in steps if step.mechanism == "command"]
         self._programs = {self._key(step): _program(options, step) for step in mine}
         if mine and options.get("through"):
@@ -75,14 +85,23 @@ class CommandConnection:
 
     def perform(self, step: Step, deadline: float) -> str:
         """Run the step's program to its end and return what it printed on stdout."""
-        known = self._programs.get(self._key(step))
-        program = known.with_argv(_argv(self._options, step)) if known else _program(self._options, step)
+        program = self._programs.get(self._key(step)) or _program(self._options, step)
+        files = self._private(program.account)
+        program = program.placed(_argv(self._options, step), files.placed)
         name, text = step.do["argv"][0], step.do.get("stdin", "")
         behind = name if self._options.get("through") else ""
-        output, status = run(program, text, self._waiter, self._register, deadline, behind)
+        output, status = run(
+            program, text, self._waiter, self._register, deadline, behind, files=files.descriptors
+        )
         if status not in tuple(step.do.get("exit", (0,))):
-            raise StepFailed(f"{name} ended with status {status}: {' '.join(output.split())[-300:]}")
+            raise StepFailed(f"{name} ended with status {status}: {shorten_to_end(output)}")
         return output.strip()
+
+    def _private(self, account: Account) -> PrivateFiles:
+        """The private files as that user's."""
+        if account.uid not in self._files:
+            self._files[account.uid] = PrivateFiles(self._options.get("files", {}), account)
+        return self._files[account.uid]
 
     @staticmethod
     def _key(step: Step) -> tuple[object, ...]:
@@ -98,22 +117,35 @@ class CommandConnection:
         return None
 
     def close(self, deadline: float) -> None:
-        """Nothing is open."""
+        """Nothing is open but descriptors."""
+        self.kill()
 
     def kill(self) -> None:
-        """Nothing is open."""
+        """Nothing is open but descriptors."""
+        for files in self._files.values():
+            files.close()
+        self._files.clear()
 
 
 def run(
-    program: Program, text: str, waiter: Waiter, register: Register, deadline: float, behind: str = ""
+    program: Program,
+    text: str,
+    waiter: Waiter,
+    register: Register,
+    deadline: float,
+    behind: str = "",
+    *,
+    errors: bool = True,
+    files: Sequence[int] = (),
 ) -> tuple[str, int]:
     """Run ``program`` to its end; (output, exit status or minus the signal).
 
     The whole process group is killed when the deadline passes or the asker gives up. A process
     that the program leaves behind is killed with it and cannot keep us waiting. ``behind``: the name of a
     program behind it (app.host.through), which ends with its standard input and not before.
+    ``errors``: what it says on stderr is output too. ``files``: descriptors that it inherits.
     """
-    process = program.start(merge_errors=True)
+    process = program.start(merge_errors=errors, inherit=files)
     register(process.pid)
     assert process.stdin is not None and process.stdout is not None
     kept = bytearray()
@@ -155,7 +187,7 @@ def try_through(words: Sequence[str], user: str, waiter: Waiter, register: Regis
     finally:
         program.close()
     if status != 0 or output.split() != ["stillframe"]:
-        said = " ".join(output.split())[-300:] or "what is typed does not reach a program behind it"
+        said = shorten_to_end(output) or "what is typed does not reach a program behind it"
         raise StepFailed(f"{' '.join(words)}: {said}; it needs sh and env there, and their standard input")
 
 

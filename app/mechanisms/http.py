@@ -19,6 +19,7 @@ from typing import Any
 
 from app.errors import HostUnfit
 from app.host.wire import Garbled, Wire
+from app.masking import shorten
 from app.mechanisms import ConnectionLost, Register, StepFailed, TimedOut, Waiter
 from app.plan import Options, Step
 
@@ -125,7 +126,7 @@ class HttpConnection:
             if options.get("version"):
                 digits = re.search(r"\d+", said := self._learn(options["version"], deadline))
                 if digits is None:
-                    raise StepFailed(f"the server's version is no number: {_short(said)!r}")
+                    raise StepFailed(f"the server's version is no number: {shorten(said)!r}")
                 self.version = int(digits.group())
         except BaseException:
             self.kill()
@@ -139,7 +140,7 @@ class HttpConnection:
         status, text = self._request(method, path, do.get("headers", {}), do.get("body"), deadline)
         good = status in do["status"] if do.get("status") else 200 <= status <= 299
         if not good:
-            raise StepFailed(f"{method} {path}: status {status}: {_short(text)}")
+            raise StepFailed(f"{method} {path}: status {status}: {shorten(text)}")
         return text
 
     def prove(self, deadline: float) -> None:
@@ -147,7 +148,7 @@ class HttpConnection:
         if self._options.get("identity"):
             now = self._learn(self._options["identity"], deadline)
             if now != self.identity:
-                raise ConnectionLost(f"the server was {_short(self.identity)!r} and is now {_short(now)!r}")
+                raise ConnectionLost(f"the server was {shorten(self.identity)!r} and is now {shorten(now)!r}")
         elif self._reopened or self._is_closed():
             raise ConnectionLost(
                 "the server closed the connection, and without identity any server may have answered since"
@@ -231,13 +232,13 @@ class HttpConnection:
     def _learn(self, question: Mapping[str, str], deadline: float) -> str:
         status, text = self._request("GET", question["path"], {}, None, deadline)
         if not 200 <= status <= 299:
-            raise StepFailed(f"GET {question['path']}: status {status}: {_short(text)}")
+            raise StepFailed(f"GET {question['path']}: status {status}: {shorten(text)}")
         if not question.get("pattern"):
             return text
         match = re.search(question["pattern"], text, re.MULTILINE)
         if match is None:
             raise StepFailed(
-                f"GET {question['path']}: answered {_short(text)!r}, "
+                f"GET {question['path']}: answered {shorten(text)!r}, "
                 f"which does not match {question['pattern']!r}"
             )
         return " ".join(group or "" for group in match.groups()) or match.group()
@@ -313,8 +314,3 @@ def _reason(error: OSError) -> str:
     verified = getattr(error, "verify_message", "")
     known = os.strerror(error.errno) if isinstance(error.errno, int) and not verified else ""
     return str(verified or error.strerror or known or error)
-
-
-def _short(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= 300 else line[:297] + "..."

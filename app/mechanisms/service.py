@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from app.errors import HostUnfit
 from app.host.inotify import Arrivals
 from app.host.process import Program, account
+from app.masking import shorten, shorten_to_end
 from app.mechanisms import ConnectionLost, Register, StepFailed, TimedOut, Waiter
 from app.mechanisms.command import run
 from app.plan import Options, Step
@@ -285,7 +286,7 @@ class ServiceConnection:
         blocks = [block.splitlines() for block in output.strip().split("\n\n")]
         units = [_Unit(dict(line.split("=", 1) for line in block if "=" in line)) for block in blocks]
         if len(units) != len(names) or not all(unit.name for unit in units):
-            raise StepFailed(f"systemctl show: unexpected answer: {' '.join(output.split())[:300]}")
+            raise StepFailed(f"systemctl show: unexpected answer: {shorten(output)}")
         return units
 
     def _ask(self, words: Sequence[str], deadline: float) -> str:
@@ -296,7 +297,7 @@ class ServiceConnection:
         except TimedOut:
             raise TimedOut(f"{what}: not done in the time allowed") from None
         if status != 0:
-            raise StepFailed(f"{what}: {' '.join(output.split())[-300:] or f'exit status {status}'}")
+            raise StepFailed(f"{what}: {shorten_to_end(output) or f'exit status {status}'}")
         return output
 
 

@@ -17,9 +17,11 @@ import time
 from collections.abc import Sequence
 
 from app.host import through
+from app.host.private import PrivateFiles
 from app.host.process import Program, end_group, wait_for_end
+from app.masking import shorten
 from app.mechanisms import ConnectionLost, Register, StepFailed, TimedOut, Waiter
-from app.mechanisms.command import try_through
+from app.mechanisms.command import FILES, try_through
 from app.plan import Options, Step
 
 LARGEST_ANSWER = 1 << 20
@@ -71,6 +73,8 @@ OPTIONS_SCHEMA: dict[str, object] = {
             "type": "string",
             "description": "statement whose answer is the server's version, a number",
         },
+        "files": FILES,
+        "login": {**_STRINGS, "description": "statements typed first of all, which may hold secrets"},
         "begin": {**_STRINGS, "description": "statements typed right after connecting"},
         "quit": {"type": "string", "description": "typed at the end; absent: end of input"},
     },
@@ -99,7 +103,13 @@ class SessionConnection:
             try_through(options["through"], options.get("user", ""), waiter, register, deadline)
             argv = through.session(options["through"], argv, environment, self._secret)
             environment = {}
-        self._process = Program(argv, options.get("user", ""), environment).start(merge_errors=True)
+        program = Program(argv, options.get("user", ""), environment)
+        files = PrivateFiles(options.get("files", {}), program.account)
+        try:
+            program = program.placed(argv, files.placed)
+            self._process = program.start(merge_errors=True, inherit=files.descriptors)
+        finally:
+            files.close()
         register(self._process.pid)
         assert self._process.stdin is not None and self._process.stdout is not None
         self._input = self._process.stdin.fileno()
@@ -111,6 +121,8 @@ class SessionConnection:
         try:
             if options.get("through"):
                 self._hold_lifeline(register, deadline)
+            for number, statement in enumerate(options.get("login", ()), 1):
+                self._ask(statement, deadline, f"login, statement {number}")
             for statement in options.get("begin", ()):
                 self._ask(statement, deadline)
             if options.get("identity"):
@@ -179,16 +191,18 @@ class SessionConnection:
         register(self._lifeline.pid)
         program.close()
 
-    def _ask(self, statement: str, deadline: float) -> str:
+    def _ask(self, statement: str, deadline: float, what: str = "") -> str:
+        """The answer to a statement; ``what`` it is called where something goes wrong."""
+        what = what or shorten(statement)
         self._count += 1
         mark = f"{self._secret}-{self._count}"
         self._write(f"{statement}\n{self._options['mark'].replace('{mark}', mark)}\n".encode(), deadline)
         needle = re.compile(rb"^" + mark.encode() + rb".*\n", re.MULTILINE)
-        found = self._await(needle, deadline, _short(statement))
+        found = self._await(needle, deadline, what)
         whole = found.string[: found.end()].decode(errors="replace")
         answer = found.string[: found.start()].decode(errors="replace").strip("\n")
         if re.search(self._options["failed"].replace("{mark}", re.escape(mark)), whole, re.MULTILINE):
-            raise StepFailed(f"{_short(statement)}: {_short(answer) or 'the client reports an error'}")
+            raise StepFailed(f"{what}: {shorten(answer) or 'the client reports an error'}")
         return answer
 
     def _await(self, needle: re.Pattern[bytes], deadline: float, what: str) -> re.Match[bytes]:
@@ -228,10 +242,10 @@ class SessionConnection:
         ended = self._options.get("ended")
         if ended and (found := re.search(ended, self._pending.decode(errors="replace"), re.MULTILINE)):
             said = found.string[found.start() :].partition("\n")[0]
-            raise ConnectionLost(f"{self._name} says: {_short(said)}")
+            raise ConnectionLost(f"{self._name} says: {shorten(said)}")
 
     def _ending(self) -> str:
-        said = _short(self._pending.decode(errors="replace"))
+        said = shorten(self._pending.decode(errors="replace"))
         time.sleep(0.01)
         status = self._process.poll()
         how = (
@@ -252,10 +266,5 @@ def connect(
 def _number(answer: str) -> int:
     digits = re.match(r"\s*(\d+)", answer)
     if digits is None:
-        raise StepFailed(f"the server's version is no number: {_short(answer)!r}")
+        raise StepFailed(f"the server's version is no number: {shorten(answer)!r}")
     return int(digits.group(1))
-
-
-def _short(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= 300 else line[:297] + "..."

@@ -127,7 +127,7 @@ def _merge(
         below = data.get(key)
         node_over = over_node.children.get(key, over_node)
         node_under = node.children.get(key)
-        if isinstance(below, dict) and isinstance(value, dict) and node_under is not None:
+        if isinstance(below, dict) and isinstance(value, dict) and node_under and path != ("secrets",):
             data[key], node.children[key] = _merge(below, node_under, value, node_over, (*path, key))
         elif path == ("settings",) and isinstance(below, dict) and node_under is not None:
             data[key] = {**below, SET: value}

@@ -24,6 +24,9 @@ VERSIONS = r"^(?:>=|<=|==|!=|>|<)[0-9]{1,12}(?: (?:>=|<=|==|!=|>|<)[0-9]{1,12})*
 _VARIABLE = r"^[^=\x00-\x20]+$"
 _FULL_PATH = r"^/(?:[^/\x00-\x1f]+(?:/[^/\x00-\x1f]+)*)?$"
 
+SOURCES = ("file", "credential", "command")
+"""Keys of a table of ``[secrets]``."""
+
 LARGEST_TIMEOUT = 1800
 """Seconds: what the framework allows for a script, and we for a whole hold."""
 
@@ -60,6 +63,12 @@ def policy_schema() -> Schema:
                 "applications that are quiesced before this one; release is the reverse", pattern=NAME
             ),
             "settings": _settings(),
+            "secrets": {
+                "type": "object",
+                "description": "where each secret is read when a keeper connects: one of its keys",
+                "propertyNames": {"pattern": r"^[a-z][a-z0-9_]*$"},
+                "additionalProperties": _open(secret_schema()),
+            },
             "timing": _table(
                 "seconds",
                 quiesce=_seconds("one attempt to quiesce"),
@@ -118,6 +127,22 @@ def policy_schema() -> Schema:
         },
         "$defs": {"step": _step()},
     }
+
+
+def secret_schema() -> Schema:
+    """What a resolved table of ``[secrets]`` must be."""
+    return _table(
+        "where a secret is; exactly one of these",
+        file=_string("full path of a file that only root can read (mode 600)"),
+        credential=_string(
+            "name of a credential of systemd: $CREDENTIALS_DIRECTORY, then credstore.encrypted and credstore",
+            pattern=r"^[A-Za-z0-9_:@-][A-Za-z0-9_.:@-]{0,254}$",
+        ),
+        command={
+            **_strings("program that prints it, and its arguments, run as root before the hold"),
+            "minItems": 1,
+        },
+    )
 
 
 def mechanism_schema(name: str) -> Schema:
