@@ -86,6 +86,9 @@ class Engine(ABC):
     cycles: int = 20
     """Snapshots that the full form takes on each kind of filesystem."""
 
+    restart: ClassVar[float] = 0.0
+    """Seconds that the server itself may take to serve again, once it is told to."""
+
     megabytes: ClassVar[int] = 512
     """Size of the filesystem that it is put on."""
 

@@ -21,11 +21,13 @@ def test_broken_by_the_server(grounded: Ground, here: Stage) -> None:
     if grounded.engine.unbreakable:
         pytest.skip(grounded.engine.unbreakable)
     with grounded.under_load(here) as writing:
-        cycle = here.start("run", "--json", grounded.rehearsal(here, 1.0, freeze=False))
+        cycle = here.start(
+            "run", "--json", grounded.rehearsal(here, 1.0 + grounded.engine.restart, freeze=False)
+        )
         cycle.when("quiesced")
         cycle.when("snapshot_begin")
         reason = grounded.server.break_hold()
-        status = cycle.wait(20)
+        status = cycle.wait(30)
         writing.wait_for(5)
     (report,) = here.reports()
     assert report["achieved"] not in ("application", grounded.engine.level), report
@@ -42,17 +44,17 @@ def test_killed(grounded: Ground, here: Stage, who: str) -> None:
     """SIGKILL in the middle of the hold: every writer's commit is acknowledged again within two seconds."""
     if who not in grounded.engine.clients:
         pytest.skip(f"{grounded.engine}: no process of ours stays at the server")
-    mount = grounded.volume.mount
+    mount, restart = grounded.volume.mount, grounded.engine.restart
     with grounded.under_load(here) as writing:
         try:
             cycle = here.start("run", "--json", grounded.rehearsal(here, 0.6))
             struck = strike(cycle, who, "mid-hold")
             thawed = write_probe(mount)(LIMIT)
             status = cycle.wait(20)
-            written = writing.first_after(last_hold(here.events(), struck), 5) - struck
-            assert written < LIMIT, here.events()
+            written = writing.first_after(last_hold(here.events(), struck), 5 + restart) - struck
+            assert written < LIMIT + restart, here.events()
             assert thaw_is_refused(mount)
-            assert here.wait_until_free(5) < 3
+            assert here.wait_until_free(5 + restart) < 3 + restart
             check_claims(here, cycle, status, who)
             writing.wait_for(5)
             status, report = here.run(grounded.rehearsal(here, 0))

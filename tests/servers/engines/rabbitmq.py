@@ -132,7 +132,7 @@ class Node(Server):
 
     def break_hold(self) -> str:
         self.control("rabbitmqctl", "start_app")
-        return r"is_running\(\)"
+        return r"rabbit_boot_state:get\(\)"
 
     def _count(self) -> int:
         said = self.control("rabbitmqctl", "--no-table-headers", "list_queues", "messages")
@@ -176,6 +176,7 @@ class Stopped(Engine):
     blocks = True
     main = True
     clients = ("holder", "keeper")
+    restart: ClassVar[float] = 6.0
 
     def missing(self) -> str:
         return "" if (PROGRAMS / "rabbitmq-server").exists() else "needs rabbitmq-server"
