@@ -10,12 +10,18 @@ from app import control, cycle, hold, journal, recovery, verify
 from app.aftermath import Aftermath, post_status
 from app.errors import Busy, Exit, LevelNotReached
 from app.freeze import Target
+from app.host.life import Life
 from app.journal import Journal
 from app.paths import Paths
 from app.plan import Plan
 
 MARGIN = 5.0
 """Seconds before the extension's timeout by which a failed pre-script must have released all."""
+
+SCRIPT_VARIABLE = "STILLFRAME_SCRIPT"
+"""Names the process of the pre-script to the ``app pre`` that it starts."""
+
+SCRIPT_LOST = "the pre-script was killed, so the backup went on without it"
 
 LARGEST_LOG = 1 << 20
 """Bytes; a log that has grown past it is put aside as ``.1``."""
@@ -33,6 +39,7 @@ def pre(directory: str, paths: Paths, started: float, progress: Callable[[str], 
     ``started``: CLOCK_MONOTONIC seconds at which the pre-script began. Raises StillframeError with
     nothing held. Frees nothing that it did not quiesce.
     """
+    script = _script()
     try:
         cycle.begin(paths, progress)
     except Busy:
@@ -58,9 +65,12 @@ def pre(directory: str, paths: Paths, started: float, progress: Callable[[str], 
         sync_only=bool(targets),
     )
     cycle.note_hazards(held, dangers)
-    if held.quiesce() and held.detach():
-        progress("held")
-        return
+    if held.quiesce():
+        if script is not None and script.ended():
+            held.abandon(SCRIPT_LOST)
+        elif held.detach():
+            progress("held")
+            return
     held.release()
     cycle.conclude(plan, paths, held)  # the one report, if whoever survived has written none
     events = journal.read(paths.journal)
@@ -69,6 +79,15 @@ def pre(directory: str, paths: Paths, started: float, progress: Callable[[str], 
         f"Pre-ScriptExecutionFailed: {'; '.join(dict.fromkeys(reasons))}",
         "app report shows every step of this attempt",
     )
+
+
+def _script() -> Life | None:
+    """The pre-script that started us, if it said who it is. Raises LevelNotReached if it has ended since."""
+    number = os.environ.get(SCRIPT_VARIABLE, "")
+    try:
+        return Life(int(number)) if number.isdigit() else None
+    except OSError:
+        raise LevelNotReached(f"Pre-ScriptExecutionFailed: {SCRIPT_LOST}") from None
 
 
 def rollback_seconds(plan: Plan) -> float:

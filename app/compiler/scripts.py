@@ -27,7 +27,8 @@ log=$prefix/var/log/stillframe
 # Entered first and looked at then: on some systems others than root can rename what is in /var/log.
 # "command" keeps a redirection that fails from ending the shell.
 # shellcheck disable=SC3067 # -O is no POSIX, but dash, busybox and bash all know it
-if {{ mkdir -p "$log" && cd -P "$log" && [ -O . ] && command : >>./{name}.log; }} 2>/dev/null; then
+if {{ [ -d "$log" ] || mkdir -p "$log"; }} 2>/dev/null &&
+    {{ cd -P "$log" && [ -O . ] && command : >>./{name}.log; }} 2>/dev/null; then
     exec </dev/null >>./{name}.log 2>&1
 else
     exec </dev/null >/dev/null 2>&1
@@ -80,15 +81,18 @@ tell() {{
 
 _PRE = """
 limit={limit}
+# Killed, we count as failed and the backup goes on, so that nothing quiesced later is in the snapshot.
+STILLFRAME_SCRIPT=$$
+export STILLFRAME_SCRIPT
 bounded "$app" pre --config "$config" -- "$@"
-status=$?
-say "exit $status"
-if [ "$status" -gt 128 ] && tell abandon 2>/dev/null; then
+code=$?
+say "exit $code"
+if [ "$code" -gt 128 ] && tell abandon 2>/dev/null; then
     # The hold may stand, but its client was killed before it could say so.
     say "released after a failure: $words"
-    status=1
+    code=1
 fi
-exit "$status"
+exit "$code"
 """
 
 _POST = """

@@ -158,6 +158,23 @@ def test_pre_killed_when_all_is_held(pair: Pair, writer: ledger.Writer) -> None:
     check_pre_failed(pair, writer, time.monotonic())
 
 
+def test_script_itself_killed(pair: Pair, writer: ledger.Writer) -> None:
+    """The extension goes on without it at once, so what is quiesced after that is in no snapshot."""
+    script = pair.script("pre")
+    give_up = time.monotonic() + 10
+    while not [e for e in pair.where.events() if e["event"] == "quiescing"]:
+        assert time.monotonic() < give_up
+        time.sleep(0.0005)
+    os.kill(script.pid, signal.SIGKILL)
+    struck = time.monotonic()
+    script.wait(20)
+    pair.where.wait_until_free(5)
+    assert "detached" not in {e["event"] for e in pair.where.events()}
+    (report,) = pair.where.reports()
+    assert "the pre-script was killed" in str(report["because"]), report
+    check_pre_failed(pair, writer, struck)
+
+
 def check_pre_failed(pair: Pair, writer: ledger.Writer, struck: float) -> None:
     """Nothing is held or claimed, with the post-script that the extension runs all the same."""
     assert pair.commits_within(writer, struck) < LIMIT
