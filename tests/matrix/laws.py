@@ -36,6 +36,7 @@ class Outcome:
     reason: str = ""
     wrong: list[str] = field(default_factory=list)
     words: str = ""
+    events: Sequence[Event] = ()
 
     def line(self, number: int) -> str:
         """One line for the reader."""
@@ -76,7 +77,7 @@ def suffer(lane: Lane, form: Form, blow: Blow) -> Outcome:
     free = lane.where.wait_until_free(LONGEST)
     outcome.free = free
     events = lane.where.events()
-    outcome.words = running.words()
+    outcome.words, outcome.events = running.words(), events
     wrong += running.complaints()
     _check_thawed(lane, form, running, struck, events, outcome)
     _check_released(lane, form, running, struck, events, outcome)

@@ -66,6 +66,7 @@ def test_any_blow(lanes: list[Lane]) -> None:
         assert outcome.blow is not None
         say(f"again: STILLFRAME_TEST_BLOW='{outcome.blow.to_json()}'")
         say(f"    {outcome.wrong}\n    {outcome.words}")
+        say("\n".join(f"    {event}" for event in outcome.events))
     assert len(outcomes) == len(blows)
     assert not bad, f"{len(bad)} of {len(outcomes)} failed, seed {SEED}: {[o.wrong for o in bad]}"
     assert grace_periods() == before
