@@ -7,6 +7,7 @@ import re
 import shutil
 import socket
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -72,10 +73,11 @@ def validate(*where: str) -> str:
 class FirebirdServer(Server):
     """One server with one database."""
 
-    def __init__(self, data: Path, folder: Path, port: int) -> None:
+    def __init__(self, data: Path, folder: Path, secret: Path, port: int) -> None:
         self.data = data
         self.file = data / FILE
         self.password_file = folder / "password"
+        self.secret = secret
         self.port = port
 
     @property
@@ -86,7 +88,7 @@ class FirebirdServer(Server):
 
     def settings(self) -> dict[str, Any]:
         where = {"file": str(self.file), "server": f"localhost/{self.port}"}
-        return {**where, "password_file": str(self.password_file)}
+        return {**where, "password_file": str(self.secret)}
 
     def target(self) -> dict[str, Any]:
         return {"client": self.client}
@@ -146,7 +148,7 @@ class Firebird(Engine):
 
     @contextlib.contextmanager
     def server(self, data: Path, make: bool = True) -> Iterator[Server]:
-        with private_folder("firebird", USER) as folder:
+        with private_folder("firebird", USER) as folder, tempfile.TemporaryDirectory() as of_root:
             if make:
                 data.mkdir(mode=0o700)
                 shutil.chown(data, USER, USER)
@@ -157,10 +159,11 @@ class Firebird(Engine):
             isql([str(root / "security3.fdb")], first, environ)
             if make:
                 isql([], f"CREATE DATABASE '{data / FILE}'; COMMIT;", environ)
-            server = FirebirdServer(data, folder, port)
-            server.password_file.write_text(f"{PASSWORD}\n")
-            server.password_file.chmod(0o600)
-            shutil.chown(server.password_file, USER, USER)
+            server = FirebirdServer(data, folder, Path(of_root) / "password", port)
+            for file, owner in ((server.password_file, USER), (server.secret, "root")):
+                file.write_text(f"{PASSWORD}\n")
+                file.chmod(0o600)
+                shutil.chown(file, owner, owner)
             with running(["firebird"], USER, folder / "log", environ) as process:
                 wait_for(
                     lambda: isql(server.client, "SELECT 1 FROM RDB$DATABASE;"),
