@@ -49,7 +49,7 @@ class Standin:
         try:
             return link.ask(**request)
         finally:
-            link.socket.close()
+            link.close()
 
     def look(self, name: str) -> Any:
         """A part of the server's state."""
@@ -91,17 +91,17 @@ class Standin:
             time.sleep(0.01)
         return time.monotonic() - begun
 
-    def policy(self, text: str, *, seconds: float = 0.0, more: str = "") -> Path:
-        """An operator's policy; ``text`` has its extends and its settings."""
+    def policy(self, text: str, *, seconds: float = 0.0, more: str = "", patience: int = 10) -> Path:
+        """An operator's policy; ``text`` has its extends and its settings; ``patience`` in seconds."""
         return self.stage.policy(
             f"""name = "database"
 {more}
 {text}
 [timing]
-quiesce = 10
+quiesce = {patience}
 retries = 0
 hold = 20
-release = 10
+release = {patience}
 [freeze]
 enabled = false
 timeout = 10

@@ -151,9 +151,7 @@ def sqlplus(link: Link, arguments: list[str]) -> int:
         return 1
     # What a session does before its first statement shows whether there is an instance.
     if link.ask(say="SELECT 1 FROM v$instance").get("down"):
-        say(
-            "ERROR:\nORA-01034: ORACLE not available\nSP2-0751: Unable to connect to Oracle.  Exiting SQL*Plus"
-        )
+        say("ERROR:\nORA-01034: ORACLE not available\nSP2-0751: Unable to connect to Oracle.")
         return 1
     pending: list[str] = []
     for line in sys.stdin:

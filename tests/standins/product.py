@@ -161,6 +161,11 @@ class Link:
         self.socket.connect(address)
         self._channel = self.socket.makefile("rw", encoding="utf-8")
 
+    def close(self) -> None:
+        """End the session."""
+        self._channel.close()
+        self.socket.close()
+
     def ask(self, **request: Any) -> Any:
         """One request and its answer; EOFError when the server is gone."""
         self._channel.write(json.dumps(request) + "\n")
