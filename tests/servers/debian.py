@@ -41,13 +41,13 @@ def system(suite: str, *packages: str) -> Path | str:
         return _made(below / name, suite, packages)
 
 
-def program(root: Path, inside: str) -> Path:
-    """A script that becomes the program ``inside`` of the system at ``root``; all of them in one folder."""
+def program(root: Path, name: str) -> Path:
+    """A script, in one folder for all, that becomes the program of that full path in the system."""
     libraries = [root / "usr/lib/x86_64-linux-gnu", root / "usr/lib/x86_64-linux-gnu/mysql"]
-    script = root / "usr/local/bin" / Path(inside).name
+    script = root / "usr/local/bin" / Path(name).name
     loader = root / "usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2"
     path = ":".join(map(str, libraries))
-    text = f'#!/bin/sh\nexec {loader} --argv0 {script.name} --library-path {path} {root}{inside} "$@"\n'
+    text = f'#!/bin/sh\nexec {loader} --argv0 {script.name} --library-path {path} {root}{name} "$@"\n'
     if not script.is_file() or script.read_text() != text:
         half = script.with_suffix(f".{os.getpid()}")
         half.write_text(text)
@@ -67,7 +67,7 @@ def _made(folder: Path, suite: str, packages: tuple[str, ...]) -> Path | str:
         if Path("/etc", name).is_file():
             shutil.copy(Path("/etc", name), folder / "etc" / name)
     for argv in ([*_APT, "update"], [*_APT, "install", *packages]):
-        done = _inside(folder, argv)
+        done = inside(folder, argv)
         if done.returncode:
             said = (done.stdout + done.stderr).strip()[-300:]
             return f"Debian {suite} with {', '.join(packages)} could not be had: {said}"
@@ -91,7 +91,8 @@ def _unpack(folder: Path, suite: str) -> str:
     return f"debootstrap {suite} failed: {(done.stdout + done.stderr)[-300:]}" if done.returncode else ""
 
 
-def _inside(folder: Path, argv: list[str]) -> subprocess.CompletedProcess[str]:
+def inside(folder: Path, argv: list[str]) -> subprocess.CompletedProcess[str]:
+    """Run a program in the system itself, as root, for what its own paths are needed for."""
     script = 'mount -t proc proc "$0/proc" && exec chroot "$0" "$@"'
     return subprocess.run(
         ["unshare", "--mount", "sh", "-c", script, str(folder), *argv],

@@ -24,7 +24,7 @@ from tests.servers.mysqls import CLIENT, CUSTOMER, DATABASE, MySQLServer
 
 pytestmark = [pytest.mark.integration, pytest.mark.root, pytest.mark.slow]
 
-STAGES, LOCK = (of(engine) for engine in mariadb.ENGINES)
+STAGES, LOCK = of(mariadb.STAGES), of(mariadb.LOCK)
 INSTANCE, MYSQL_LOCK = (of(engine) for engine in mysql.ENGINES)
 
 LONG = 7

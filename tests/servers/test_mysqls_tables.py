@@ -21,7 +21,7 @@ from tests.servers.mysqls import CLIENT, CUSTOMER, DATABASE, KEEPER, MySQLServer
 
 pytestmark = [pytest.mark.integration, pytest.mark.root, pytest.mark.slow]
 
-STAGES, LOCK = (of(engine) for engine in mariadb.ENGINES)
+STAGES, LOCK = of(mariadb.STAGES), of(mariadb.LOCK)
 INSTANCE, MYSQL_LOCK = (of(engine) for engine in mysql.ENGINES)
 
 
@@ -177,7 +177,7 @@ def test_another_backup_is_running(grounded: Ground, here: Stage) -> None:
 
 def test_without_the_lock_plugin(app_command: list[str], as_root: None) -> None:
     """A server that cannot show its locks is still held and proven, by its session."""
-    engine = mariadb.ENGINES[0]
+    engine = mariadb.STAGES
     if engine.missing():
         pytest.skip(engine.missing())
     with (

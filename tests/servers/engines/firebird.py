@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import re
 import shutil
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.servers import sql
-from tests.servers.daemon import private_folder, running, wait_for
+from tests.servers.daemon import free_port, private_folder, running, wait_for
 from tests.servers.engine import Commit, Contents, Engine, Server
 from tests.servers.transfers import START, accounts
 
@@ -111,12 +110,6 @@ class FirebirdServer(Server):
         return [line.strip().split("|") for line in said.splitlines() if line.strip()]
 
 
-def _free_port() -> int:
-    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as listener:
-        port: int = listener.getsockname()[1]
-        return port
-
-
 def _own_root(folder: Path, port: int) -> Path:
     """A root folder of Firebird's: all as it is installed, but for the configuration and the users."""
     (installed,) = Path("/usr/lib").glob("*/firebird/3.0")
@@ -152,7 +145,7 @@ class Firebird(Engine):
             if make:
                 data.mkdir(mode=0o700)
                 shutil.chown(data, USER, USER)
-            port = _free_port()
+            port = free_port()
             root = _own_root(folder, port)
             environ = {"FIREBIRD": str(root), "FIREBIRD_LOCK": str(folder), "FIREBIRD_TMP": str(folder)}
             first = f"CREATE OR ALTER USER SYSDBA PASSWORD '{PASSWORD}'; COMMIT;"

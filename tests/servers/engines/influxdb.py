@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
-from tests.servers.daemon import private_folder, running, wait_for
+from tests.servers.daemon import free_port, private_folder, running, wait_for
 from tests.servers.engine import Commit, Contents, Engine, Server
 from tests.servers.transfers import BODY, START, Transfer, accounts, broken
 
@@ -129,12 +129,6 @@ def balances(series: list[dict[str, Any]]) -> dict[int, int]:
     return {int(each["tags"]["id"]): int(each["values"][0][1]) for each in series}
 
 
-def _free_port() -> int:
-    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as listener:
-        port: int = listener.getsockname()[1]
-        return port
-
-
 class InfluxDB(Engine):
     """Nothing stands still, and nothing is claimed for it."""
 
@@ -157,7 +151,7 @@ class InfluxDB(Engine):
             if make:
                 data.mkdir(mode=0o700)
                 shutil.chown(data, USER, USER)
-            address, control = folder / "socket", f"127.0.0.1:{_free_port()}"
+            address, control = folder / "socket", f"127.0.0.1:{free_port()}"
             text = _CONFIGURATION.format(data=data, address=address, control=control)
             (folder / "influxdb.conf").write_text(text)
             argv = ["influxd", "run", "-config", str(folder / "influxdb.conf")]

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
-from tests.servers.daemon import private_folder, running, wait_for
+from tests.servers.daemon import free_port, private_folder, running, wait_for
 from tests.servers.engine import Commit, Contents, Engine, Server
 from tests.servers.transfers import BODY, START, Transfer, accounts, broken
 
@@ -161,12 +161,6 @@ def balances(ledger: dict[int, dict[int, int]]) -> dict[int, int]:
     return out
 
 
-def _free_port() -> int:
-    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as listener:
-        port: int = listener.getsockname()[1]
-        return port
-
-
 class Stopped(Engine):
     """The broker is stopped: clients are disconnected, and connect again."""
 
@@ -192,7 +186,7 @@ class Stopped(Engine):
             if make:
                 data.mkdir(mode=0o700)
                 shutil.chown(data, USER, USER)
-            port, names, distribution = _free_port(), _free_port(), _free_port()
+            port, names, distribution = free_port(), free_port(), free_port()
             cookie = folder / ".erlang.cookie"
             cookie.write_text(secrets.token_hex(16))
             cookie.chmod(0o400)
