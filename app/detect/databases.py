@@ -6,7 +6,7 @@ import mmap
 import os
 import re
 
-from app.detect.finding import Found, Instance, named
+from app.detect.finding import Found, Instance, contained, named
 from app.detect.sight import Process, Sight
 
 _LOCAL = ("0.0.0.0", "::", "127.0.0.1", "::1")  # noqa: S104 - compared, never bound
@@ -24,7 +24,7 @@ def postgresql(sight: Sight, found: Found) -> None:
         if p.name in ("postgres", "postmaster") and names.get(p.parent) not in ("postgres", "postmaster")
     ]
     for process in masters:
-        if _contained(process, "PostgreSQL", found):
+        if contained(process, "PostgreSQL", found):
             continue
         data = process.option("-D") or _open_below(sight, process, "/postmaster.pid", "/global/")
         lines = sight.read(f"{data}/postmaster.pid").splitlines() if data.startswith("/") else []
@@ -78,7 +78,7 @@ def postgresql_instance(
 def mysql(sight: Sight, found: Found) -> None:
     """Servers called mariadbd or mysqld; which it is, by file, packages, or the words in the program."""
     for process in sight.processes:
-        if process.name not in ("mariadbd", "mysqld") or _contained(process, "MariaDB or MySQL", found):
+        if process.name not in ("mariadbd", "mysqld") or contained(process, "MariaDB or MySQL", found):
             continue
         kind, unsure = _which(sight, process)
         title = "MariaDB" if kind == "mariadb" else "MySQL"
@@ -138,7 +138,7 @@ def redis(sight: Sight, found: Found) -> None:
         if kind is None or "[sentinel]" in " ".join(process.argv):
             continue
         title = kind.capitalize()
-        if _contained(process, title, found):
+        if contained(process, title, found):
             continue
         unsure = []
         sockets = sight.sockets.get(process.pid, [])
@@ -169,7 +169,7 @@ def mongodb(sight: Sight, found: Found) -> None:
         if process.name == "mongos":
             words = "a sharded cluster is backed up by its own procedure"
             found.undecided.append(f"mongos (process {process.pid}): {words}")
-        if process.name != "mongod" or _contained(process, "MongoDB", found):
+        if process.name != "mongod" or contained(process, "MongoDB", found):
             continue
         ports = [p for _, p in sight.ports.get(process.pid, ())]
         port = min(ports) if ports else int(process.option("--port") or 27017)
@@ -199,14 +199,6 @@ def sqlite(sight: Sight, found: Found) -> None:
         what = f"SQLite, {len(databases)} database{'s' * (len(databases) > 1)} open with a WAL"
         settings: dict[str, str | int | list[str]] = {"databases": list(databases)}
         found.instances.append(Instance("sqlite", what, "sqlite", settings, evidence, unsure))
-
-
-def _contained(process: Process, title: str, found: Found) -> bool:
-    if process.container:
-        found.undecided.append(
-            f"{title} (process {process.pid}) runs in {process.container}: its client must run in there, too"
-        )
-    return bool(process.container)
 
 
 def _open_below(sight: Sight, process: Process, *marks: str) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
+from app.detect.sight import Process
+
 Value = str | int | list[str]
 
 
@@ -66,4 +68,19 @@ def _utf8(text: str) -> bool:
         text.encode()
     except UnicodeEncodeError:
         return False
+    return True
+
+
+def contained(process: Process, title: str, found: Found) -> bool:
+    """Whether a server runs in a container; then it is told how its policy reaches it."""
+    if not process.container:
+        return False
+    engine, _, name = process.container.partition(" ")
+    program = {"docker": "docker", "libpod": "podman"}.get(engine, "")
+    words = f'through = ["{program}", "exec", "--interactive", "{name}"]'
+    way = f": extend its policy, and say {words} in [session]"
+    found.undecided.append(
+        f"{title} (process {process.pid}) runs in {process.container}"
+        + (way if program and name else ": its client must run in there, too")
+    )
     return True

@@ -14,6 +14,7 @@ import os
 import pwd
 import re
 import socket
+import stat
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -90,19 +91,25 @@ class Sight:
 
     def read(self, path: str, most: int = LARGEST_FILE) -> str:
         """The text of a plain file of the machine, "" where there is none to be read."""
-        return read_text(self.root + path, most)
+        place = self._within(path)
+        return read_text(place, most) if place else ""
 
     def exists(self, path: str) -> bool:
         """Whether something is there."""
-        return os.path.lexists(self.root + path)
+        return bool(self._within(path)) and os.path.lexists(self.root + path)
 
     def folder(self, path: str) -> list[str]:
         """Names in a folder, sorted; none where it cannot be read."""
         try:
-            with os.scandir(self.root + path) as entries:
+            with os.scandir(self._within(path) or "/nowhere") as entries:
                 return sorted(entry.name for _, entry in zip(range(10_000), entries, strict=False))
         except OSError:
             return []
+
+    def _within(self, path: str) -> str:
+        """Where a path of the machine is; "" where a link leads out of the image, to this machine's own."""
+        place = os.path.realpath(self.root + path) if self.root else path
+        return place if not self.root or place.startswith(f"{os.path.realpath(self.root)}/") else ""
 
     def units(self, pattern: str) -> list[str]:
         """Unit files whose name matches, sorted."""
@@ -115,7 +122,7 @@ class Sight:
 def look(root: str = "") -> Sight:
     """Look once at this machine, or at the image below ``root``."""
     sight = Sight(root.rstrip("/"))
-    sight.packages = dict(_packages(read_text(f"{sight.root}/var/lib/dpkg/status", 64 << 20)))
+    sight.packages = dict(_packages(sight.read("/var/lib/dpkg/status", 64 << 20)))
     if not sight.packages and _has_rpm(sight):
         sight.blind.append("packages of rpm are not read: servers are known by unit files and folders alone")
     if sight.root:
@@ -136,7 +143,8 @@ def read_text(path: str, most: int = LARGEST_FILE) -> str:
     except (OSError, ValueError):
         return ""
     with contextlib.suppress(OSError), open(descriptor, "rb") as file:
-        return file.read(most).decode("utf-8", "surrogateescape")
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return file.read(most).decode("utf-8", "surrogateescape")
     return ""
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pwd
 import re
 from pathlib import PurePosixPath
 
-from app.detect.finding import Found, Instance, Value, named
+from app.detect.finding import Found, Instance, Value, contained, named
 from app.detect.sight import Process, Sight
 
 
@@ -15,7 +16,7 @@ def oracle(sight: Sight, found: Found) -> None:
     """Instances by their process monitors: ora_pmon_SID."""
     for process in sight.processes:
         match = re.fullmatch(r"(ora|db)_pmon_(\w[\w$#]*)", process.title)
-        if match is None or _contained(process, "Oracle Database", found):
+        if match is None or contained(process, "Oracle Database", found):
             continue
         sid = match[2]
         home = str(PurePosixPath(process.exe).parent.parent) if process.exe.endswith("/bin/oracle") else ""
@@ -44,7 +45,7 @@ def _oratab(sight: Sight) -> list[tuple[str, str]]:
 def hana(sight: Sight, found: Found) -> None:
     """Systems by their name server."""
     for process in sight.processes:
-        if process.title != "hdbnameserver" or _contained(process, "SAP HANA", found):
+        if process.title != "hdbnameserver" or contained(process, "SAP HANA", found):
             continue
         system = process.user.removesuffix("adm").upper() or "HDB"
         folder = os.path.dirname(process.exe) if process.exe else ""
@@ -66,7 +67,7 @@ def hana(sight: Sight, found: Found) -> None:
 def db2(sight: Sight, found: Found) -> None:
     """Databases by the folders that an instance has made for them."""
     for process in sight.processes:
-        if process.title != "db2sysc" or _contained(process, "Db2", found):
+        if process.title != "db2sysc" or contained(process, "Db2", found):
             continue
         home = process.user and _home(process.user)
         names = []
@@ -92,7 +93,7 @@ def db2(sight: Sight, found: Found) -> None:
 def iris(sight: Sight, found: Found) -> None:
     """One instance; of several only iris list knows the names."""
     running = [
-        p for p in sight.processes if p.name == "irisdb" and not _contained(p, "InterSystems IRIS", found)
+        p for p in sight.processes if p.name == "irisdb" and not contained(p, "InterSystems IRIS", found)
     ]
     if running:
         first = min(running, key=lambda p: p.pid)
@@ -105,7 +106,7 @@ def sql_server(sight: Sight, found: Found) -> None:
     """A server starts itself once more: the parent is it."""
     servers = [p for p in sight.processes if p.name == "sqlservr"]
     for process in servers:
-        if any(p.pid == process.parent for p in servers) or _contained(process, "SQL Server", found):
+        if any(p.pid == process.parent for p in servers) or contained(process, "SQL Server", found):
             continue
         ports = sorted(p for child in servers for _, p in sight.ports.get(child.pid, ()) if p >= 1433)
         settings: dict[str, Value] = {"login": "/etc/stillframe/sql-server.login"}
@@ -137,7 +138,7 @@ def java(sight: Sight, found: Found) -> None:
                 main.fullmatch(word.rpartition("/")[0] or word) or main.fullmatch(word)
                 for word in process.argv
             ):
-                if not _contained(process, title, found):
+                if not contained(process, title, found):
                     _java(sight, process, policy, title, found)
                 break
 
@@ -162,7 +163,7 @@ def _java(sight: Sight, process: Process, policy: str, title: str, found: Found)
 def scylla(sight: Sight, found: Found) -> None:
     """Scylla is no Java."""
     for process in sight.processes:
-        if process.name == "scylla" and not _contained(process, "ScyllaDB", found):
+        if process.name == "scylla" and not contained(process, "ScyllaDB", found):
             settings: dict[str, Value] = (
                 {"os_user": process.user} if process.user not in ("", "scylla") else {}
             )
@@ -172,7 +173,7 @@ def scylla(sight: Sight, found: Found) -> None:
 def etcd(sight: Sight, found: Found) -> None:
     """Members of etcd, by their options, their environment or what they have open."""
     for process in sight.processes:
-        if process.name != "etcd" or _contained(process, "etcd", found):
+        if process.name != "etcd" or contained(process, "etcd", found):
             continue
         environment = dict(
             line.split("=", 1)
@@ -238,16 +239,6 @@ def _made(
 
 
 def _home(user: str) -> str:
-    import pwd
-
     with contextlib.suppress(KeyError):
         return pwd.getpwnam(user).pw_dir
     return ""
-
-
-def _contained(process: Process, title: str, found: Found) -> bool:
-    if process.container:
-        found.undecided.append(
-            f"{title} (process {process.pid}) runs in {process.container}: its client must run in there, too"
-        )
-    return bool(process.container)

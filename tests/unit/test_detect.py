@@ -12,7 +12,7 @@ from app.compiler import compile_paths
 from app.detect import databases, detect, systems
 from app.detect.finding import Found, Instance, give_names, named, writable
 from app.detect.installed import installed
-from app.detect.sight import Process, Sight, _address, _container, _packages, _tcp, _unix
+from app.detect.sight import Process, Sight, _address, _container, _packages, _tcp, _unix, read_text
 
 
 def process(argv: list[str], pid: int = 10, exe: str = "", **more: object) -> Process:
@@ -266,6 +266,25 @@ def test_an_image_with_loops_and_devices_ends(image: Path) -> None:
     assert [i.name for i in detect(str(image)).instances if i.policy == "postgresql"] == [
         "postgresql-15-other"
     ]
+
+
+def test_a_link_does_not_lead_out_of_an_image(tmp_path: Path, image: Path) -> None:
+    other = tmp_path / "other"
+    (other / "var").mkdir(parents=True)
+    (other / "lib").symlink_to(image / "lib")
+    (other / "etc").symlink_to(image / "etc")
+    (other / "var/lib").symlink_to(image / "var/lib")
+    assert detect(str(other)).instances == []
+    (other / "usr").symlink_to("../image/lib")
+    (image / "usr").mkdir()
+    (image / "usr/lib").symlink_to("../lib")
+    (tmp_path / "link").symlink_to(image)
+    assert len(detect(str(tmp_path / "link")).instances) == 4
+
+
+@pytest.mark.parametrize("path", ["/dev/zero", "/dev/null", "/", "/nowhere", "/a\0b"])
+def test_only_plain_files_are_read(path: str) -> None:
+    assert read_text(path) == ""
 
 
 def test_an_empty_image_has_nothing(tmp_path: Path) -> None:
