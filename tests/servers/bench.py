@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.integration.stage import Stage, stage
+from tests.servers.engine import Engine
 from tests.servers.engines import engines
 from tests.servers.ground import Ground, ground
 from tests.servers.load import load
@@ -85,6 +86,12 @@ class Pair:
             raise RuntimeError(f"{path} ended with {done.returncode}: {logs}")
 
 
+def first_of(number: int) -> list[Engine]:
+    """So many engines of different servers, or fewer where no more can be had."""
+    known = {engine.name: engine for engine in engines()}
+    return [known[name] for name in FIVE if name in known and not known[name].missing()][:number]
+
+
 def measure(on: Ground, command: Sequence[str], rounds: int) -> Times:
     """Hold and release one server so many times, under load."""
     times = Times()
@@ -135,8 +142,7 @@ def report(command: Sequence[str], rounds: int, names: Sequence[str] = ()) -> No
 
 def report_five(command: Sequence[str], rounds: int) -> None:
     """Measure five servers at once, and say whether the aim was reached."""
-    known = {engine.name: engine for engine in engines()}
-    five = [known[name] for name in FIVE if name in known and not known[name].missing()][:5]
+    five = first_of(5)
     if len(five) < 5:
         print(f"five at once: skipped, there are only {len(five)} servers")
         return
