@@ -196,3 +196,20 @@ def test_nobody_makes_them_say_more(here: Stage, name: str, level: str) -> None:
     else:
         assert status == 3
         assert f"can give {ceiling} at most" in output + errors
+
+
+ROLES = {"mongodb": ("secondary", False, True), "oracle backup": ("role", "PRIMARY", "PHYSICAL STANDBY")}
+"""What of the stand-in says its role: as a primary, as a standby."""
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c.name in ROLES], ids=names)
+def test_a_policy_for_a_standby_leaves_a_primary_alone(at: Standin, case: Case) -> None:
+    name, primary, standby = ROLES[case.name]
+    at.put(name, primary)
+    status, report = at.report(policy(at, case, more='role = "standby"'))
+    (application,) = report["applications"]
+    assert (status, application["left_alone"], application["held"]) == (1, True, False)
+    assert not at.said(case.quiesces)
+    at.put(name, standby)
+    status, report = at.report(policy(at, case, more='role = "standby"'))
+    assert (status, report["applications"][0]["role"]) == (0, "standby")
