@@ -12,7 +12,7 @@ from app.plan import SECRET_OPTIONS
 from app.policy import Policy
 from app.policy.findings import Findings
 from app.policy.locate import Key
-from app.policy.schema import Schema
+from app.policy.vocabulary import Schema
 from app.template import PATTERN, STATEMENT, TemplateError, Value, alone, is_sequence, mentioned, substitute
 
 _MARK = "mark"
@@ -88,7 +88,7 @@ class Resolver:
         if not isinstance(value, str):
             return value
         name = alone(value)
-        if name is not None and name not in self.keep and name in self.values:
+        if name is not None and name not in self._kept(path)[0] and name in self.values:
             found = self.values[name]
             if is_sequence(found):
                 staged = self._kept(path)[1]

@@ -58,8 +58,15 @@ def _check_files(policy: Policy, findings: Findings) -> None:
         table = policy.data.get(mechanism, {})
         for name in table.get("files", {}):
             where: tuple[Key, ...] = (mechanism, "files", name)
-            if name in policy.settings or name in RESERVED or name in secrets:
-                findings.add(policy.root, where, f"{name} has another meaning already", "choose another name")
+            # In the place of a path that the policy lets one set, so that argv need not be written again.
+            declared = policy.data.get("settings", {}).get(name, {}).get("type", "path")
+            if declared != "path" or name in RESERVED or name in secrets:
+                findings.add(
+                    policy.root,
+                    where,
+                    f"{name} has another meaning already",
+                    "choose another name, or that of a setting of type path, in whose place the file stands",
+                )
         if table.get("files") and table.get("through") and not policy.unsettled:
             resolved = Resolver(policy, findings).value(table["through"], {}, (mechanism, "through"))
             if resolved:

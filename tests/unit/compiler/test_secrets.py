@@ -111,8 +111,27 @@ def test_a_name_has_one_meaning(folder: Folder, more: str, key: str, said: str) 
 
 
 def test_a_private_file_has_a_name_of_its_own(folder: Folder) -> None:
-    folder.write(HEAD + '[secrets.pw]\nfile = "/etc/pw"\n' + SESSION + 'files = { pw = "x" }\n' + RECIPE)
-    assert "another meaning" in folder.problems()["session.files.pw"].message
+    more = '[settings.port]\ntype = "integer"\ndefault = 1\n' + SESSION + 'files = { pw = "x", port = "y" }\n'
+    folder.write(HEAD + '[secrets.pw]\nfile = "/etc/pw"\n' + more + RECIPE)
+    problems = folder.problems()
+    assert "another meaning" in problems["session.files.pw"].message
+    assert "another meaning" in problems["session.files.port"].message
+
+
+def test_a_private_file_may_stand_in_the_place_of_a_path(folder: Folder) -> None:
+    """What a shipped policy lets one set as a path, such as MariaDB's option_file."""
+    setting = '[settings.conf]\ntype = "path"\ndefault = "/dev/null"\n'
+    session = SESSION.replace('["client"]', '["client", "--c={conf}", "{conf}"]')
+    folder.write(HEAD + setting + session + 'files = { conf = "x" }\n' + RECIPE)
+    assert folder.compile().plan.applications[0].mechanisms["session"]["argv"] == [
+        "client",
+        "--c={conf}",
+        "{conf}",
+    ]
+    plain = Folder(folder.path)
+    plain.write(HEAD + setting + session + RECIPE, "plain.toml")
+    argv = plain.compile().plan.applications[0].mechanisms["session"]["argv"]
+    assert argv == ["client", "--c=/dev/null", "/dev/null"]
 
 
 def test_no_private_file_behind_another_program(folder: Folder) -> None:
