@@ -132,6 +132,7 @@ def learn(lane: Lane, running: Running) -> list[Instant]:
         if over:
             break
         time.sleep(0.0005)
+    assert found, running.words()
     ends = [t for _, t, _ in found[1:]] + [found[-1][1]]
     return [
         Instant(name, max(0.0, end - t), alive)
