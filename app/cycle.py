@@ -112,7 +112,7 @@ def write_back(targets: Sequence[Target]) -> Writeback:
     if not targets:
         return Writeback()
     with Flusher(targets) as flusher:
-        written = flusher.presync(PRESYNC_SECONDS, lambda _event, **_facts: None)
+        written = flusher.presync(PRESYNC_SECONDS, lambda _event, **_facts: None, gently=True)
     if written.hung:
         raise HostUnfit(
             f"{', '.join(written.hung)}: the writeback (syncfs) has not ended after {PRESYNC_SECONDS:g} s",

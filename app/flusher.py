@@ -2,11 +2,17 @@
 
 A syncfs whose device takes no more writes never comes back, and whoever called it cannot end, not even
 killed. So it is called here, by a process that holds no lock and that nobody waits for.
+
+Where there is much to write, sync(2) goes before: syncfs(2) begins ext4's commit while the data is still on
+its way (fs/sync.c sync_filesystem()), and until that has arrived whoever changes an inode of the commit
+waits, an appending writer for as long as the device's queue takes. sync(2) writes all data first, and commits
+then (ksys_sync()): with 1.5 GB writers waited for 10 to 20 ms instead of 60 to 170.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import select
 import socket
@@ -17,9 +23,28 @@ from typing import Any, Self
 
 from app.freeze import ROUNDS, STALE, Note, Target, Writeback, presync
 from app.host.fork import fork_child, reap, receive
+from app.host.mounts import read_mounts
 
 LATE = 0.5
 """Seconds that its answer may be late before the flusher itself counts as hanging."""
+
+MUCH = 64 << 20
+"""Bytes of dirty pages; less is written in no time."""
+
+LEAST_RATE = 60e6
+"""Bytes a second that any disk writes; see app.host.hazards.ours."""
+
+SYNC_SECONDS = 5.0
+"""For sync(2), beyond what its bytes take: it also waits for filesystems that are not ours, and goes on alone
+then."""
+
+JOURNALLED = frozenset({"ext3", "ext4"})
+"""Types whose commit waits for data."""
+
+REMOTE = frozenset(
+    {"nfs", "nfs4", "cifs", "smb3", "ceph", "9p", "afs", "lustre", "glusterfs", "ocfs2", "gfs2", "virtiofs"}
+)
+"""Types with a server behind, for which sync(2) could wait for ever; FUSE is one, too."""
 
 
 class Flusher:
@@ -43,9 +68,20 @@ class Flusher:
         self._child.channel.close()
         reap(self.pid, 0.0)
 
-    def presync(self, seconds: float, note: Note, rounds: int = ROUNDS, most_stale: int = STALE) -> Writeback:
-        """``app.freeze.presync`` for at most ``seconds``. Never raises; one that died has written nothing."""
-        order = {"seconds": seconds, "rounds": rounds, "most_stale": most_stale}
+    def presync(
+        self,
+        seconds: float,
+        note: Note,
+        rounds: int = ROUNDS,
+        most_stale: int = STALE,
+        *,
+        gently: bool = False,
+    ) -> Writeback:
+        """``app.freeze.presync`` for at most ``seconds``. Never raises; one that died has written nothing.
+
+        ``gently``: sync(2) before, if it is worth it. It writes all of the machine's, so not during a hold.
+        """
+        order = {"seconds": seconds, "rounds": rounds, "most_stale": most_stale, "gently": gently}
         took: list[float] = []
         end = time.monotonic() + seconds + LATE
         poll = select.poll()
@@ -78,12 +114,28 @@ class Flusher:
         def say(_event: str, **facts: Any) -> None:
             channel.send(json.dumps(facts).encode())
 
+        deadline = time.monotonic() + order["seconds"]
+        if order["gently"] and self._is_worth_a_sync():
+            sync = threading.Thread(target=ctypes.CDLL(None).sync, daemon=True)
+            sync.start()
+            sync.join(min(SYNC_SECONDS + _dirty() / LEAST_RATE, order["seconds"] / 2))
         with contextlib.suppress(OSError):  # whoever asked is gone
-            done = presync(
-                self._targets,
-                time.monotonic() + order["seconds"],
-                say,
-                order["rounds"],
-                order["most_stale"],
-            )
+            done = presync(self._targets, deadline, say, order["rounds"], order["most_stale"])
             say("", hung=done.hung, failed=done.failed)
+
+    def _is_worth_a_sync(self) -> bool:
+        if not any(target.mount.kind in JOURNALLED for target in self._targets):
+            return False
+        kinds = {mount.kind for mount in read_mounts()}
+        if any(kind in REMOTE or kind == "fuse" or kind.startswith("fuse.") for kind in kinds):
+            return False
+        return _dirty() > MUCH
+
+
+def _dirty() -> int:
+    """Bytes of the whole machine's dirty pages (proc_meminfo(5)); 0 where that cannot be read."""
+    with contextlib.suppress(OSError), open("/proc/meminfo", encoding="ascii") as file:
+        for line in file:
+            if line.startswith("Dirty:"):
+                return int(line.split()[1]) << 10
+    return 0
