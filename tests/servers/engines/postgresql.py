@@ -27,10 +27,8 @@ AMCHECK = (
 )
 """What pg_amcheck does, for servers that come without it: every btree against its table."""
 
-# A proof by statements alone: of other versions there is no pg_dumpall here.
+# A proof by statements alone: of most other versions there is no pg_dumpall here.
 _PROVE = """\
-[prove]
-path = ["{programs}"]
 [[prove.engine]]
 mechanism = "session"
 send = "{amcheck[0]};"
@@ -111,7 +109,12 @@ class PostgreSQL(Engine):
 
     def operator(self, server: Server, name: str = "", **settings: Any) -> str:
         head = super().operator(server, name, **settings)
-        return head + _PROVE.format(programs=self._programs(), amcheck=AMCHECK) if self.version else head
+        if not self.version:
+            return head
+        programs = self._programs()
+        assert isinstance(programs, Path)
+        head += f'[prove]\npath = ["{programs}"]\n'
+        return head if (programs / "pg_dumpall").exists() else head + _PROVE.format(amcheck=AMCHECK)
 
     def commits(self, target: dict[str, Any]) -> Iterator[Commit]:
         yield from sql.typed(
