@@ -28,7 +28,7 @@ from tests.matrix.laws import LONGEST, Outcome, suffer, undisturbed
 
 pytestmark = [pytest.mark.integration, pytest.mark.root, pytest.mark.slow]
 
-SHORT = 20
+SHORT = 18
 """Blows of the short form."""
 
 BLOWS = int(os.environ.get("STILLFRAME_TEST_KILL") or SHORT)
