@@ -64,17 +64,14 @@ class Cut:
 def test_every_next_boot_is_clean(vm_image: Callable[[str], Image]) -> None:
     images = [vm_image(kind) for kind in KINDS]
     seed = int(os.environ.get("STILLFRAME_TEST_SEED", random.SystemRandom().randrange(1 << 32)))
-    print(f"STILLFRAME_TEST_SEED={seed}")
+    print(f"STILLFRAME_TEST_SEED={seed}\n          cut at  last event      frozen   found    boot, s")
     stop = threading.Event()
     with ThreadPoolExecutor(len(images)) as executor:
         # One VM keeps little more than one processor busy.
         running = [executor.submit(_series, image, f"{seed} {image.kind}", stop) for image in images]
         try:
-            for image, future in zip(images, running, strict=True):
+            for future in running:
                 cuts = future.result()
-                print(f"{image.kind}\n   cut after  last event      frozen    found    boot, s")
-                for number, cut in enumerate(cuts, 1):
-                    print(f"{number:2} {cut}")
                 assert len(cuts) == CUTS
                 assert any(cut.frozen for cut in cuts), "no cut came while / was frozen: nothing was shown"
                 assert any(cut.found == "paused" for cut in cuts), (
@@ -102,6 +99,7 @@ def _series(image: Image, seed: str, stop: threading.Event) -> list[Cut]:
                 thawed = {e["mount"] for e in events if e["event"] == "thawed"}
                 frozen = [e["mount"] for e in events if e["event"] == "frozen" and e["mount"] not in thawed]
                 cuts.append(Cut(into, events[-1]["event"], tuple(frozen), left, machine.boot_seconds))
+                print(f"{image.kind:4} {len(cuts):2}  {cuts[-1]}", flush=True)
             assert machine.run("app status").status == 0
         finally:
             machine.close()
@@ -113,7 +111,7 @@ def _cut_during_hold(machine: Machine, into: float | None, further: float) -> li
     orders.start_server(machine)
     machine.run("rm -f /run/stillframe/journal").checked()
     orders.start_cycle(machine, orders.PAUSABLE + REHEARSAL)
-    machine.run("until grep -qs begin /run/stillframe/journal; do sleep 0.05; done", 120).checked()
+    orders.awaited(machine, "grep -qs begin journal")
     if into is None:
         events = orders.frozen_root(machine)
     else:
