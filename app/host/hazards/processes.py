@@ -40,7 +40,7 @@ GUEST_AGENT_FROZEN = ("/run/qga.state.isfrozen", "/var/run/qga.state.isfrozen")
 _WAITING = frozenset({"percpu_rwsem_wait", "__percpu_down_read", "percpu_down_read"})
 
 _WRITERS = re.compile(
-    r"(?:__)?(?:sb_start_(?:write|pagefault|intwrite)|vfs_|mnt_want_write|do_iter|file_)\w*"
+    r"(?:__)?(?:sb_start_(?:write|pagefault|intwrite)|vfs_|mnt_want_write|do_iter|do_(?:sys_)?ftruncate|file_)\w*"
 )
 """Callers of sb_start_write() and its kin (include/linux/fs.h), which is inlined into them.
 

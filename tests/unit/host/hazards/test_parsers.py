@@ -52,6 +52,7 @@ def test_the_head_of_stat(text: str, wanted: Process | None) -> None:
     [
         (["percpu_rwsem_wait", "vfs_write", "ksys_write"], True),
         (["percpu_rwsem_wait", "mnt_want_write", "path_openat"], True),
+        (["percpu_rwsem_wait", "do_sys_ftruncate", "do_syscall_64"], True),  # journald
         (["percpu_rwsem_wait", "__percpu_down_read", "mnt_want_write_file", "do_fchmod"], True),
         (["percpu_rwsem_wait", "__percpu_down_read", "__sb_start_write", "vfs_write"], True),
         # A fork that waits for a control group, a disk that is slow, a server that waits for a client.
