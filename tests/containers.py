@@ -74,7 +74,13 @@ def container(
         limits = ["--ulimit=nofile=1024:1024", "--ulimit=nproc=1000:1000"]
         mounts = [f"--volume={volume}" for volume in ("/usr:/usr:ro", *volumes)]
         stack.callback(_remove, podman, name, folder / "conmon")
-        how = ["--network=none", "--log-driver=none", f"--user={user}", f"--conmon-pidfile={folder}/conmon"]
+        how = [
+            "--network=none",
+            "--log-driver=none",
+            f"--user={user}",
+            f"--cgroup-parent={name}",
+            f"--conmon-pidfile={folder}/conmon",
+        ]
         root = _root(folder / "root")
         _run(podman, "run", "--detach", f"--name={name}", *how, *limits, *mounts, "--rootfs", root, *argv)
         yield Container(podman, name)
@@ -87,6 +93,11 @@ def _remove(podman: Path, name: str, monitor: Path) -> None:
     give_up = time.monotonic() + 10
     while Path("/proc", number).exists() and time.monotonic() < give_up:
         time.sleep(0.02)
+    # podman leaves what it made in every hierarchy.
+    for top in (*Path("/sys/fs/cgroup").glob(name), *Path("/sys/fs/cgroup").glob(f"*/{name}")):
+        for group in sorted((top, *filter(Path.is_dir, top.rglob("*"))), key=lambda path: -len(path.parts)):
+            with contextlib.suppress(OSError):
+                group.rmdir()
 
 
 def _root(folder: Path) -> Path:
