@@ -57,13 +57,17 @@ class Unavailable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """A kernel, its initramfs, and disks (raw, never written to) by kind of filesystem."""
+    """A kernel, its initramfs, and disks (raw, never written to) by kind of filesystem.
+
+    ``parameters``: further ones for the kernel's command line.
+    """
 
     kernel: Path
     initramfs: Path
     root: Path
     data: Path
     kind: str
+    parameters: str = ""
 
 
 def build(kind: str, binary: Path) -> Image:

@@ -159,7 +159,8 @@ class Machine:
         ]
         argv += ["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
         argv += ["-kernel", str(image.kernel), "-initrd", str(image.initramfs)]
-        argv += ["-append", f"console=ttyS0 quiet panic=-1 mitigations=off stillframe.root={image.kind}"]
+        told = f"console=ttyS0 quiet panic=-1 mitigations=off stillframe.root={image.kind} {image.parameters}"
+        argv += ["-append", told]
         argv += ["-serial", f"file:{self._console}", "-device", "virtio-serial-pci"]
         for name, path in self.disks.tops.items():
             # What the guest has not flushed may stay in qemu and is lost with it, as in a power cut.
