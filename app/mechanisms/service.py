@@ -79,7 +79,7 @@ _STARTED_BY = ("TriggeredBy", "UpheldBy")
 
 _PROPERTIES = ("Id", "LoadState", "ActiveState", "InvocationID", "ActiveEnterTimestampMonotonic",
     "InactiveExitTimestampMonotonic", "CanStart", "CanStop", "Result",
-    "ExecMainStatus", *_STARTED_BY, *_STOPPED_ALONG)  # fmt: skip
+    "ExecMainStatus", "TasksCurrent", *_STARTED_BY, *_STOPPED_ALONG)  # fmt: skip
 """Those that a release of systemd does not know it leaves out: UpheldBy is of 249, InvocationID of 232."""
 
 _NAME = re.compile(r"[A-Za-z0-9_:][A-Za-z0-9_:.\\@-]*\.[a-z]+")
@@ -87,6 +87,9 @@ _NOTED = re.compile(rf"({_NAME.pattern}) ([a-z]+) ([0-9a-f]+|-|@\d+)")
 
 _MOST_UNITS = 200
 """Of more than that somebody named a target, and meant something else."""
+
+_UNCOUNTED = 2**64 - 1
+"""How older releases say that they do not count."""
 
 _BY_TERM = "143"
 """Exit status of programs, Java's for one, that end by their own handler of SIGTERM: 128 + 15."""
@@ -112,6 +115,12 @@ class _Unit:
         known = self.properties.get("InvocationID", "")
         entered = self.properties.get("ActiveEnterTimestampMonotonic", "0")
         return known or (f"@{entered}" if entered != "0" else "-")
+
+    @property
+    def tasks(self) -> int:
+        """Processes and threads in its control group, as far as systemd counts them."""
+        count = self.properties.get("TasksCurrent", "")
+        return int(count) if count.isdigit() and int(count) < _UNCOUNTED else 0
 
     @property
     def trace(self) -> tuple[str, str]:
@@ -239,6 +248,8 @@ class ServiceConnection:
                 and (result, status) != ("exit-code", _BY_TERM)
             ):
                 raise StepFailed(f"{unit.name} did not end in good order: {result} {status}".rstrip())
+            if unit.tasks:
+                raise StepFailed(f"{unit.name} left processes behind: {unit.tasks} (see its KillMode)")
         self._stopped = {unit.name: unit for unit in units}
         return _told(units)
 

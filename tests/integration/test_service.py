@@ -244,6 +244,17 @@ def test_an_end_by_sigkill_is_not_called_consistent(manager: Systemd) -> None:
     assert manager.show("orders", "ActiveState") == "active"
 
 
+def test_what_it_leaves_behind_is_not_at_rest(manager: Systemd) -> None:
+    start = "/bin/sh -c 'sleep 1001 & exec sleep 1000'"
+    manager.write({"orders.service": f"[Service]\nKillMode=process\nExecStart={start}\n"})
+    manager.ctl("start", "orders")
+    time.sleep(0.3)
+    connection = connect(manager, "orders")
+    noted = do(connection, "note")
+    with pytest.raises(StepFailed, match="left processes behind: 1"):
+        do(connection, "stop", noted)
+
+
 @pytest.mark.parametrize(("status", "good"), [(0, True), (143, True), (1, False)])
 def test_how_a_program_ends_on_sigterm(manager: Systemd, status: int, good: bool) -> None:
     """143 is how programs end that have a handler of their own, as those in Java."""
