@@ -86,6 +86,9 @@ class Engine(ABC):
     cycles: int = 20
     """Snapshots that the full form takes on each kind of filesystem."""
 
+    heavy: ClassVar[bool] = False
+    """Whether it takes so long to start that only the full form of the tests has it."""
+
     restart: ClassVar[float] = 0.0
     """Seconds that the server itself may take to serve again, once it is told to."""
 

@@ -170,6 +170,7 @@ class Stopped(Engine):
     blocks = True
     main = True
     clients = ("holder", "keeper")
+    heavy: ClassVar[bool] = True
     restart: ClassVar[float] = 6.0
 
     def missing(self) -> str:
