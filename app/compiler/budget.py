@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from app.plan import Application, Freeze
-from app.policy.schema import LARGEST_TIMEOUT
+from app.policy.vocabulary import LARGEST_TIMEOUT
 from app.policy.wording import seconds
 
 START_SECONDS = 10

@@ -6,6 +6,7 @@ and of its own step keys) and ``connect(options, steps, waiter) -> Connection``.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import pkgutil
 import select
@@ -118,7 +119,12 @@ class Mechanism(Protocol):
 
 def names() -> list[str]:
     """Every mechanism there is, sorted."""
-    return sorted(m.name for m in pkgutil.iter_modules(__path__))
+    return list(_names())
+
+
+@functools.cache
+def _names() -> tuple[str, ...]:
+    return tuple(sorted(m.name for m in pkgutil.iter_modules(__path__)))
 
 
 def load(name: str) -> ModuleType:

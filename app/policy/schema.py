@@ -8,27 +8,20 @@ its name as soon as the file is there. Conditions are ``if``/``then`` on the nam
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
-from typing import Any
 
 from app import mechanisms, snapshot
-from app.host import hazards
 from app.policy.settings import TYPES
-
-Schema = dict[str, Any]
+from app.policy.vm_schema import framework, freeze, hazards_table
+from app.policy.vocabulary import FULL_PATH, Schema, integer, seconds, string, strings, table
 
 NAME = r"^[a-z0-9](?:[a-z0-9-]{0,62}[a-z0-9])?$"
 SAVE = r"^[a-z_][a-z0-9_]*(?::hex)?$"
 PLACEHOLDER = r"^\{[a-z_][a-z0-9_]*\}$"
 VERSIONS = r"^(?:>=|<=|==|!=|>|<)[0-9]{1,12}(?: (?:>=|<=|==|!=|>|<)[0-9]{1,12})*$"
 _VARIABLE = r"^[^=\x00-\x20]+$"
-_FULL_PATH = r"^/(?:[^/\x00-\x1f]+(?:/[^/\x00-\x1f]+)*)?$"
 
 SOURCES = ("file", "credential", "command")
 """Keys of a table of ``[secrets]``."""
-
-LARGEST_TIMEOUT = 1800
-"""Seconds: what the framework allows for a script, and we for a whole hold."""
 
 
 def policy_schema() -> Schema:
@@ -44,9 +37,9 @@ def policy_schema() -> Schema:
         "additionalProperties": False,
         "properties": {
             "version": {"type": "integer", "const": 1, "description": "version of this language"},
-            "name": _string("name of the application, unique on the VM", pattern=NAME),
-            "extends": _string("a shipped policy by name, or a relative path ending in .toml", minLength=1),
-            "summary": _string("one line for people"),
+            "name": string("name of the application, unique on the VM", pattern=NAME),
+            "extends": string("a shipped policy by name, or a relative path ending in .toml", minLength=1),
+            "summary": string("one line for people"),
             "proven": {
                 "enum": ["real server", "stand-in", "untried"],
                 "description": "how far the recipe was tried",
@@ -59,7 +52,7 @@ def policy_schema() -> Schema:
                 "type": "boolean",
                 "description": "false: its failure lowers the level and never fails the backup",
             },
-            "after": _strings(
+            "after": strings(
                 "applications that are quiesced before this one; release is the reverse", pattern=NAME
             ),
             "settings": _settings(),
@@ -69,24 +62,24 @@ def policy_schema() -> Schema:
                 "propertyNames": {"pattern": r"^[a-z][a-z0-9_]*$"},
                 "additionalProperties": _open(secret_schema()),
             },
-            "timing": _table(
+            "timing": table(
                 "seconds",
-                quiesce=_seconds("one attempt to quiesce"),
-                retries=_integer("further attempts, made by us", 0, 100),
-                hold=_seconds("the dead-man deadline"),
-                release=_seconds("release"),
+                quiesce=seconds("one attempt to quiesce"),
+                retries=integer("further attempts, made by us", 0, 100),
+                hold=seconds("the dead-man deadline"),
+                release=seconds("release"),
             ),
-            "freeze": _freeze(),
+            "freeze": freeze(),
             "snapshot": _snapshot(),
-            "failure": _table(
+            "failure": table(
                 "what a failed script means",
                 backup={
                     "enum": ["continue", "fail"],
                     "description": "fall back to a lower level, or fail the backup (continueBackupOnFailure)",
                 },
             ),
-            "framework": _framework(),
-            "hazards": _hazards(),
+            "framework": framework(),
+            "hazards": hazards_table(),
             **tables,
             "quiesce": {**steps, "description": "steps that bring the application to rest"},
             "verify": {**steps, "description": "steps that check that it still rests"},
@@ -95,11 +88,11 @@ def policy_schema() -> Schema:
             "choose": {
                 "type": "array",
                 "description": "recipes by server version and settings, in place of quiesce, verify, release",
-                "items": _table(
+                "items": table(
                     "one recipe",
                     required=["name", "quiesce"],
-                    name=_string("for people", minLength=1),
-                    version=_string(
+                    name=string("for people", minLength=1),
+                    version=string(
                         'comparisons that must all hold, such as ">=150000 <160000"', pattern=VERSIONS
                     ),
                     settings=_conditions("values that settings must have"),
@@ -116,12 +109,12 @@ def policy_schema() -> Schema:
                 "enum": ["any", "primary", "standby"],
                 "description": "which server of a cluster this is for, by its role at run time",
             },
-            "roles": _table(
+            "roles": table(
                 "how a server's role in its cluster is seen",
                 required=["ask", "primary", "standby"],
                 ask={"$ref": "#/$defs/step"},
-                primary=_string("regular expression: a primary's answer"),
-                standby=_string("regular expression: a standby's answer"),
+                primary=string("regular expression: a primary's answer"),
+                standby=string("regular expression: a standby's answer"),
             ),
             "prove": _prove(tables, steps),
         },
@@ -131,15 +124,15 @@ def policy_schema() -> Schema:
 
 def secret_schema() -> Schema:
     """What a resolved table of ``[secrets]`` must be."""
-    return _table(
+    return table(
         "where a secret is; exactly one of these",
-        file=_string("full path of a file that only root can read (mode 600)"),
-        credential=_string(
+        file=string("full path of a file that only root can read (mode 600)"),
+        credential=string(
             "name of a credential of systemd: $CREDENTIALS_DIRECTORY, then credstore.encrypted and credstore",
             pattern=r"^[A-Za-z0-9_:@-][A-Za-z0-9_.:@-]{0,254}$",
         ),
         command={
-            **_strings("program that prints it, and its arguments, run as root before the hold"),
+            **strings("program that prints it, and its arguments, run as root before the hold"),
             "minItems": 1,
         },
     )
@@ -205,7 +198,7 @@ def _loose(schema: Schema) -> Schema:
 def _step() -> Schema:
     common = {
         "mechanism": {"enum": mechanisms.names(), "description": "how the application is reached"},
-        "expect": _string("regular expression that the answer must match"),
+        "expect": string("regular expression that the answer must match"),
         "save": {
             "type": ["string", "array"],
             "pattern": SAVE,
@@ -214,7 +207,7 @@ def _step() -> Schema:
             "uniqueItems": True,
             "description": "names under which the answer, or each group of expect, stands in the report",
         },
-        "unchanged": _string("a saved name: this answer must equal it", pattern=r"^[a-z_][a-z0-9_]*$"),
+        "unchanged": string("a saved name: this answer must equal it", pattern=r"^[a-z_][a-z0-9_]*$"),
         "proof": {"type": "boolean", "description": "success of this step proves that the hold was unbroken"},
         "settings": _conditions("values that settings must have, or the step is left out"),
         "when": {
@@ -223,8 +216,8 @@ def _step() -> Schema:
             "additionalProperties": {"type": "string"},
             "description": "saved answers and regular expressions: the step is left out unless all match",
         },
-        "within": _seconds("ask again until the answer matches expect, for so many seconds"),
-        "pause": _seconds("seconds between two tries of a step with within; absent: 0.2"),
+        "within": seconds("ask again until the answer matches expect, for so many seconds"),
+        "pause": seconds("seconds between two tries of a step with within; absent: 0.2"),
     }
     branches = []
     for name in mechanisms.names():
@@ -251,8 +244,8 @@ def _snapshot() -> Schema:
         "provider": {"enum": snapshot.names(), "description": "name of the provider"},
         "manifest": {
             "type": ["string", "array"],
-            "pattern": _FULL_PATH,
-            "items": {"type": "string", "pattern": _FULL_PATH},
+            "pattern": FULL_PATH,
+            "items": {"type": "string", "pattern": FULL_PATH},
             "description": "further files for the manifest, on filesystems that are snapshotted",
         },
     }
@@ -289,79 +282,18 @@ def _settings() -> Schema:
                 "choices": {"type": "array", "items": {"type": scalar}, "minItems": 1},
                 "minimum": {"type": "integer"},
                 "maximum": {"type": "integer"},
-                "pattern": _string("regular expression that the whole value must match"),
-                "help": _string("one line for people"),
+                "pattern": string("regular expression that the whole value must match"),
+                "help": string("one line for people"),
                 "secret": {"type": "boolean", "description": "the file named by this path holds a secret"},
             },
         },
     }
 
 
-def _freeze() -> Schema:
-    return _table(
-        "filesystems",
-        enabled={"type": "boolean", "description": "fsFreezeEnabled"},
-        mounts={
-            "type": ["string", "array"],
-            "pattern": "^auto$",
-            "items": {"type": "string", "pattern": _FULL_PATH},
-            "minItems": 1,
-            "uniqueItems": True,
-            "description": '"auto", or the mount points to freeze',
-        },
-        skip={
-            **_strings("mount points that are not frozen (MountsToSkip)", pattern=r"^/[^,;%#\x00-\x1f]*$"),
-            "uniqueItems": True,
-        },
-        timeout=_integer("longest freeze, seconds (timeout in vmbackup.conf)", 1, LARGEST_TIMEOUT),
-        wait=_integer("SafeFreezeWaitInSeconds in vmbackup.conf", 1, LARGEST_TIMEOUT),
-    )
-
-
-def _framework() -> Schema:
-    location = {"pattern": r"^/[^\x00-\x1f]*[^/\x00-\x1f]$"}
-    return _table(
-        "the Azure Backup script framework",
-        plugin_name={"type": "string", "const": "ScriptRunner", "description": "pluginName"},
-        timeout_seconds=_integer("timeoutInSeconds, for each script; absent: computed", 1, LARGEST_TIMEOUT),
-        poll_seconds=_integer("ScriptsExecutionPollTimeSeconds", 1, 5),
-        pre_location=_string("preScriptLocation: where the pre-script is written", **location),
-        post_location=_string("postScriptLocation: where the post-script is written", **location),
-        pre_params=_strings("preScriptParams", pattern=r"^[^\x00-\x1f\x7f]*$"),
-        post_params=_strings("postScriptParams", pattern=r"^[^\x00-\x1f\x7f]*$"),
-        pre_retries=_integer("preScriptNoOfRetries (the extension makes none)", 0, 100),
-        post_retries=_integer("postScriptNoOfRetries (the extension makes none)", 0, 100),
-        app_name=_string("appName, telemetry only", pattern=r"^[^\x00-\x1f\x7f]{1,128}$"),
-        sequential_snapshot={"type": "boolean", "description": "seqsnapshot in vmbackup.conf"},
-        on_app_failure_do_fs_freeze={
-            "type": "boolean",
-            "description": "OnAppFailureDoFsFreeze in vmbackup.conf",
-        },
-        on_app_success_do_fs_freeze={
-            "type": "boolean",
-            "description": "OnAppSuccessDoFsFreeze in vmbackup.conf",
-        },
-    )
-
-
-def _hazards() -> Schema:
-    severities = list(reversed(hazards.SEVERITIES))
-    return _table(
-        "what a hazard that is found before a hold means; fatal: no hold",
-        tables={
-            name: {
-                "enum": severities,
-                "description": f"{hazards.KINDS[name].severity} if absent: {hazards.KINDS[name].stake}",
-            }
-            for name in hazards.changeable()
-        },
-    )
-
-
 def _prove(tables: dict[str, Schema], steps: Schema) -> Schema:
-    return _table(
+    return table(
         "how to start the application on a restored copy and check it",
-        user=_string("who owns the processes; empty: whoever owns the data"),
+        user=string("who owns the processes; empty: whoever owns the data"),
         facts={
             "type": "object",
             "propertyNames": {"pattern": r"^[a-z][a-z0-9_]*$"},
@@ -373,8 +305,8 @@ def _prove(tables: dict[str, Schema], steps: Schema) -> Schema:
             },
             "description": "name = [file below the data folder, regular expression]",
         },
-        path=_strings("folders in which programs are looked for"),
-        remove=_strings(
+        path=strings("folders in which programs are looked for"),
+        remove=strings(
             "lock files that a running server keeps in its data folder", pattern=r"^[A-Za-z0-9_.-]+$"
         ),
         files={
@@ -383,46 +315,14 @@ def _prove(tables: dict[str, Schema], steps: Schema) -> Schema:
             "additionalProperties": {"type": "string"},
             "description": "files written into the scratch folder",
         },
-        start=_strings("argv of a server in the foreground"),
+        start=strings("argv of a server in the foreground"),
         stop_signal={
             "enum": ["HUP", "INT", "KILL", "QUIT", "TERM", "USR1", "USR2"],
             "description": "ends the server",
         },
-        start_seconds=_seconds("longest start", 86400),
-        stop_seconds=_seconds("longest end", 86400),
+        start_seconds=seconds("longest start", 86400),
+        stop_seconds=seconds("longest end", 86400),
         engine={**steps, "description": "the engine's own checks"},
         check={**steps, "description": "the operator's checks"},
         tables=tables,
     )
-
-
-def _table(
-    description: str,
-    *,
-    required: Sequence[str] = (),
-    tables: Mapping[str, Schema] | None = None,
-    **properties: Schema,
-) -> Schema:
-    schema: Schema = {
-        "type": "object",
-        "description": description,
-        "additionalProperties": False,
-        "properties": {**properties, **(tables or {})},
-    }
-    return {**schema, "required": list(required)} if required else schema
-
-
-def _string(description: str, **more: Any) -> Schema:
-    return {"type": "string", **more, "description": description}
-
-
-def _strings(description: str, **item: Any) -> Schema:
-    return {"type": "array", "items": {"type": "string", **item}, "description": description}
-
-
-def _integer(description: str, low: int, high: int) -> Schema:
-    return {"type": "integer", "minimum": low, "maximum": high, "description": description}
-
-
-def _seconds(description: str, high: int = LARGEST_TIMEOUT) -> Schema:
-    return {"type": "number", "exclusiveMinimum": 0, "maximum": high, "description": description}

@@ -12,7 +12,8 @@ from jsonschema.exceptions import ValidationError
 
 from app.policy.findings import Findings
 from app.policy.locate import Key, Node
-from app.policy.schema import PLACEHOLDER, Schema, policy_schema
+from app.policy.schema import PLACEHOLDER, policy_schema
+from app.policy.vocabulary import Schema
 from app.policy.wording import nearest, show
 
 

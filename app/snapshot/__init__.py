@@ -6,6 +6,7 @@ A provider module publishes ``OPTIONS_SCHEMA`` (JSON Schema of its own keys in `
 
 from __future__ import annotations
 
+import functools
 import importlib
 import pkgutil
 import select
@@ -101,7 +102,12 @@ class Provider(Protocol):
 
 def names() -> list[str]:
     """Every provider there is, by the name that policies use, sorted."""
-    return sorted(m.name.replace("_", "-") for m in pkgutil.iter_modules(__path__))
+    return list(_names())
+
+
+@functools.cache
+def _names() -> tuple[str, ...]:
+    return tuple(sorted(m.name.replace("_", "-") for m in pkgutil.iter_modules(__path__)))
 
 
 def load(name: str) -> ModuleType:

@@ -306,15 +306,15 @@ def strings(value: Any) -> list[tuple[Any, Any]]:
 
 @pytest.mark.parametrize("number", range(len(SEEDS)))
 def test_a_hostile_string_at_every_place(number: int) -> None:
-    """Each string of each policy replaced by, and extended with, each hostile text: about 9,000 policies."""
+    """Each string of each policy replaced by a hostile text, and extended with one."""
     chance = random.Random(number)
     for index in range(len(strings(SEEDS[number]))):
-        for text in chance.sample(HOSTILE, 6):
-            for extend in (False, True):
-                document = copy.deepcopy(SEEDS[number])
-                container, key = strings(document)[index]
-                container[key] = container[key] + text if extend else text
-                outcome({"/p/p.toml": tomli_w.dumps(document).encode()})
+        for extend in (False, True):
+            document = copy.deepcopy(SEEDS[number])
+            container, key = strings(document)[index]
+            text = chance.choice(HOSTILE)
+            container[key] = container[key] + text if extend else text
+            outcome({"/p/p.toml": tomli_w.dumps(document).encode()})
 
 
 def test_scripts_quote_the_only_two_strings_they_hold() -> None:
