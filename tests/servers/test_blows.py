@@ -7,10 +7,11 @@ import re
 import pytest
 
 from tests import scratch
-from tests.integration.stage import Stage, write_probe
+from tests.integration.stage import Stage, stage, write_probe
 from tests.integration.strike import LIMIT, check_claims, last_hold, strike, thaw_is_refused
 from tests.servers.conftest import pairs
 from tests.servers.ground import Ground
+from tests.servers.load import Load
 
 pytestmark = [pytest.mark.integration, pytest.mark.root, pytest.mark.slow]
 
@@ -38,28 +39,32 @@ def test_broken_by_the_server(grounded: Ground, here: Stage) -> None:
     assert not grounded.server.contents().broken
 
 
-@pytest.mark.parametrize("who", ["holder", "keeper", "client"])
 @pytest.mark.parametrize("grounded", pairs(("ext4",), ways=False), indirect=True)
-def test_killed(grounded: Ground, here: Stage, who: str) -> None:
-    """SIGKILL in the middle of the hold: every writer's commit is acknowledged again within two seconds."""
-    if who not in grounded.engine.clients:
-        pytest.skip(f"{grounded.engine}: no process of ours stays at the server")
-    mount, restart = grounded.volume.mount, grounded.engine.restart
+def test_killed(grounded: Ground, here: Stage) -> None:
+    """SIGKILL of each of ours in turn, amid the hold: within two seconds every writer has written again."""
     with grounded.under_load(here) as writing:
         try:
-            cycle = here.start("run", "--json", grounded.rehearsal(here, 0.6))
-            struck = strike(cycle, who, "mid-hold")
-            thawed = write_probe(mount)(LIMIT)
-            status = cycle.wait(20)
-            written = writing.first_after(last_hold(here.events(), struck), 5 + restart) - struck
-            assert written < LIMIT + restart, here.events()
-            assert thaw_is_refused(mount)
-            assert here.wait_until_free(5 + restart) < 3 + restart
-            check_claims(here, cycle, status, who)
+            for who in grounded.engine.clients:
+                with stage(here.command) as own:
+                    check_survival(grounded, own, writing, who)
             writing.wait_for(5)
             status, report = here.run(grounded.rehearsal(here, 0))
             assert (status, report["achieved"]) == (0, grounded.engine.level), report
         finally:
-            scratch.thaw(mount)  # a writer that waits for it could not even be killed
+            scratch.thaw(grounded.volume.mount)  # a writer that waits for it could not even be killed
     assert not grounded.server.contents().broken
+
+
+def check_survival(grounded: Ground, here: Stage, writing: Load, who: str) -> None:
+    """One blow."""
+    mount, restart = grounded.volume.mount, grounded.engine.restart
+    cycle = here.start("run", "--json", grounded.rehearsal(here, 0.6))
+    struck = strike(cycle, who, "mid-hold")
+    thawed = write_probe(mount)(LIMIT)
+    status = cycle.wait(20)
+    written = writing.first_after(last_hold(here.events(), struck), 5 + restart) - struck
+    assert written < LIMIT + restart, (who, here.events())
+    assert thaw_is_refused(mount), who
+    assert here.wait_until_free(5 + restart) < 3 + restart, who
+    check_claims(here, cycle, status, who)
     print(f"{grounded.engine} {who}: thawed {thawed:.3f} s, every writer wrote {written:.3f} s after")
