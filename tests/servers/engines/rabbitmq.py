@@ -172,7 +172,7 @@ class Stopped(Engine):
     clients = ("holder", "keeper")
     heavy: ClassVar[bool] = True
     restart: ClassVar[float] = 6.0
-    cycles: ClassVar[int] = 5
+    cycles = 5
 
     def missing(self) -> str:
         return "" if (PROGRAMS / "rabbitmq-server").exists() else "needs rabbitmq-server"
