@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from queue import SimpleQueue
+from typing import Any
 
 from app.host.mounts import Mount
 
@@ -38,10 +39,6 @@ PATIENCE = 0.5
 
 Note = Callable[..., None]
 """Takes an event's name and facts: the journal's ``note`` or the like."""
-
-
-_Order = Callable[["Target"], None]
-_Orders = SimpleQueue[_Order]
 
 
 @dataclass(slots=True)
@@ -68,6 +65,18 @@ class FreezeFailed(Exception):
 
 def _libc() -> ctypes.CDLL:
     return ctypes.CDLL(None, use_errno=True)
+
+
+@dataclass(slots=True)
+class _Batch:
+    """Threads at work at once: how many still are, and whether somebody waits for the last of them."""
+
+    running: int
+    awaited: bool = True
+
+
+_Order = Callable[[Target, _Batch], None]
+_Orders = SimpleQueue[tuple[_Order, _Batch]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +139,8 @@ class Freezer:
     """Freezes targets group by group and thaws them, each in a thread that may block in the kernel.
 
     The caller is never blocked past its deadline. A FIFREEZE that comes back after we gave up is
-    undone by its own thread at once.
+    undone by its own thread at once. Of those that work at once the last notes what all have done:
+    notes take longer than the calls, and writers stand still.
     """
 
     def __init__(self, targets: Sequence[Target], note: Note) -> None:
@@ -138,13 +148,14 @@ class Freezer:
         self._note = note
         self._changed = threading.Condition()
         self._given_up = False
-        self._orders: list[_Orders] = []
+        self._orders: dict[int, _Orders] = {}
+        self._unnoted: list[tuple[str, Mapping[str, Any]]] = []
+        self._freezing = _Batch(0)
 
     def prepare(self) -> None:
         """Start the threads, so that none has to be started while anything is frozen."""
-        for target in self.targets[len(self._orders) :]:
-            orders: _Orders = SimpleQueue()
-            self._orders.append(orders)
+        for target in () if self._orders else self.targets:
+            orders = self._orders[id(target)] = SimpleQueue()
             threading.Thread(target=self._serve, args=(target, orders), daemon=True).start()
 
     def freeze(self, deadline: float) -> None:
@@ -162,8 +173,8 @@ class Freezer:
             for target in group:
                 target.state = "freezing"
                 self._note("freezing", mount=target.mount.path, device=target.mount.device)
-            self._start(group, self._freeze_one)
-            self._wait(group, ("freezing",), deadline)
+            self._freezing = _Batch(len(group))
+            self._together(group, self._freeze_one, self._freezing, "freezing", deadline)
             failed = [t for t in group if t.state != "frozen"]
             if failed:
                 self._give_up(failed)
@@ -188,23 +199,31 @@ class Freezer:
             "; ".join(f"{t.mount.path}: FIFREEZE failed: {os.strerror(t.error)}" for t in failed)
         )
 
-    def _freeze_one(self, target: Target) -> None:
+    def _freeze_one(self, target: Target, batch: _Batch) -> None:
         try:
             fcntl.ioctl(target.descriptor, FIFREEZE, 0)
         except OSError as error:
             target.error = error.errno or 0
-            self._became(target, "failed", "not_frozen", reason=os.strerror(target.error))
+            self._became(target, batch, "failed", "not_frozen", reason=os.strerror(target.error))
             return
-        if self._became(target, "frozen", "frozen"):
-            self._thaw_one(target)
+        if self._became(target, batch, "frozen", "frozen"):
+            self._thaw_one(target, _Batch(1, awaited=False))
 
-    def _became(self, target: Target, state: str, event: str, **facts: str) -> bool:
-        """Note it, and only then let the waiter go on; whether we had given up meanwhile."""
+    def _became(self, target: Target, batch: _Batch, state: str, event: str, **facts: str) -> bool:
+        """See that it is noted, and only then let a waiter go on; whether we had given up meanwhile."""
         with self._changed:
-            self._note(event, mount=target.mount.path, **facts)
             target.state = state
-            self._changed.notify_all()
+            self._unnoted.append((event, {"mount": target.mount.path, "t": time.monotonic(), **facts}))
+            batch.running -= 1
+            if not batch.running or not batch.awaited:
+                self._note_all()
             return self._given_up
+
+    def _note_all(self) -> None:
+        for event, facts in self._unnoted:
+            self._note(event, **facts)
+        self._unnoted.clear()
+        self._changed.notify_all()
 
     def thaw(self, deadline: float, patience: float = PATIENCE) -> list[str]:
         """Thaw what we froze, the reverse way; returns the mount points that are still not thawed.
@@ -214,10 +233,14 @@ class Freezer:
         """
         with self._changed:
             self._given_up = True
+            self._freezing.awaited = False
         frozen = [t for t in reversed(self.targets) if t.state == "frozen"]
-        self._start(frozen, self._thaw_one)
-        self._wait(frozen, ("frozen",), deadline)
-        self._wait(self.targets, ("freezing", "frozen"), min(deadline, time.monotonic() + patience))
+        self._together(frozen, self._thaw_one, _Batch(len(frozen)), "frozen", deadline)
+        with self._changed:
+            self._changed.wait_for(
+                lambda: all(t.state not in ("freezing", "frozen") for t in self.targets),
+                max(0.0, min(deadline, time.monotonic() + patience) - time.monotonic()),
+            )
         return [t.mount.path for t in self.targets if t.state == "frozen"]
 
     def hanging(self) -> list[str]:
@@ -228,27 +251,30 @@ class Freezer:
         """Whether all targets are frozen."""
         return bool(self.targets) and all(t.state == "frozen" for t in self.targets)
 
-    def _thaw_one(self, target: Target) -> None:
+    def _thaw_one(self, target: Target, batch: _Batch) -> None:
         found = thaw_descriptor(target.descriptor)
         if found in ("thawed", "not frozen"):
-            self._became(target, "thawed", "thawed", found=found)
+            self._became(target, batch, "thawed", "thawed", found=found)
         else:
-            self._became(target, "frozen", "thaw_failed", reason=found)
+            self._became(target, batch, "frozen", "thaw_failed", reason=found)
 
     def _serve(self, target: Target, orders: _Orders) -> None:
         while target.state not in ("failed", "thawed"):
-            orders.get()(target)
+            body, batch = orders.get()
+            body(target, batch)
 
-    def _start(self, targets: Sequence[Target], body: _Order) -> None:
-        for target, orders in zip(self.targets, self._orders, strict=False):
-            if any(target is one for one in targets):
-                orders.put(body)
-
-    def _wait(self, targets: Sequence[Target], states: tuple[str, ...], deadline: float) -> None:
+    def _together(
+        self, targets: Sequence[Target], body: _Order, batch: _Batch, until: str, deadline: float
+    ) -> None:
+        """Do it to all at once, in their threads, until none is in the state ``until`` any more."""
+        for target in targets:
+            self._orders[id(target)].put((body, batch))
         with self._changed:
             self._changed.wait_for(
-                lambda: all(t.state not in states for t in targets), max(0.0, deadline - time.monotonic())
+                lambda: all(t.state != until for t in targets), max(0.0, deadline - time.monotonic())
             )
+            batch.awaited = False
+            self._note_all()
 
 
 def thaw_descriptor(descriptor: int) -> str:
