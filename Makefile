@@ -19,7 +19,7 @@ help:
 	@echo 'make binary   dist/app, one file, checked against the source tree'
 	@echo 'make release  dist/release: one file for any Linux with glibc 2.17, packages, SBOM, checksums'
 	@echo 'make reproduce  build the release once more, offline, and compare every byte'
-	@echo 'make bench    how long writers stand still, against plain fsfreeze'
+	@echo 'make bench    how long writers stand still, against fsfreeze and the extension (ARGS=--keep, --quick)'
 	@echo 'make schema   write policies/policy.schema.json'
 	@echo 'make clean    remove what the others made'
 
