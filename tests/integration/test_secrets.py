@@ -403,6 +403,37 @@ def test_whoever_survives_logs_in_by_itself(here: Stage, canary: str, redis: Red
     check_hidden(here, cycle, canary, held=False)
 
 
+def test_recover_logs_in_by_itself(here: Stage, canary: str, redis: Redis) -> None:
+    """Everybody died: whoever comes next reads the secret, and says nothing of it."""
+    file = secret_file(here, canary)
+    cycle = here.start("run", "--json", redis_policy(here, redis, f'file = "{file}"', 30))
+    cycle.when("snapshot_begin")
+    pids = [cycle.process.pid, *(e["pid"] for e in here.events() if e["event"] == "process")]
+    living = [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+    for number in (signal.SIGSTOP, signal.SIGKILL):
+        for pid in living:
+            os.kill(pid, number)
+    cycle.wait()
+    here.wait_until_free(5)
+    assert redis.is_paused(canary)
+    status, output, errors = here.app("recover")
+    assert (status, redis.is_paused(canary)) == (0, False), output + errors
+    check_hidden(here, cycle, canary, held=False)
+
+
+def test_a_secret_that_was_changed_is_read_anew(here: Stage, canary: str, redis: Redis) -> None:
+    file = secret_file(here, canary)
+    file.write_text("an old password\n")
+    policy = redis_policy(here, redis, f'file = "{file}"', 0)
+    policy.write_text(policy.read_text().replace("retries = 0", "retries = 5"))
+    cycle = here.start("run", "--json", policy)
+    cycle.when("attempt_failed")
+    file.write_text(f"{canary}\n")
+    assert cycle.wait() == 0, cycle.output
+    assert here.reports()[0]["achieved"] == "application"
+    check_hidden(here, cycle, canary, held=False)
+
+
 def test_a_login_that_fails(here: Stage, canary: str, redis: Redis) -> None:
     secret_file(here, canary)
     wrong = here.folder / "wrong"
