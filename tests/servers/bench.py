@@ -126,7 +126,7 @@ def report(command: Sequence[str], rounds: int, names: Sequence[str] = ()) -> No
     print(
         "seconds: from the pre-script's start to held, from the post-script's until all writers wrote again"
     )
-    print(f"{'server':<24} {'held':>7} {'(min to max)':>16} {'written':>8} {'(min to max)':>16}")
+    print(f"{'server':<24} {'held':>7} {'(min to max)':>17} {'written':>7} {'(min to max)':>17}")
     chosen = [engine for engine in engines() if not names or engine.name in names]
     for engine in chosen:
         if missing := engine.missing():
