@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from app import control, cycle, hold, journal, recovery, verify
 from app.aftermath import Aftermath, post_status
-from app.errors import Busy, Exit, LevelNotReached
+from app.errors import Busy, Exit, HostUnfit, LevelNotReached
+from app.flusher import Flusher, much_is_dirty
 from app.freeze import Target
 from app.host.life import Life
+from app.host.mounts import Mount
 from app.journal import Journal
 from app.paths import Paths
 from app.plan import Plan
@@ -22,6 +25,9 @@ SCRIPT_VARIABLE = "STILLFRAME_SCRIPT"
 """Names the process of the pre-script to the ``app pre`` that it starts."""
 
 SCRIPT_LOST = "the pre-script was killed, so the backup went on without it"
+
+WRITEBACK_SECONDS = 5.0
+"""Of the ten that a plan gives the pre-script to begin: nothing stands still yet."""
 
 LARGEST_LOG = 1 << 20
 """Bytes; a log that has grown past it is put aside as ``.1``."""
@@ -51,11 +57,13 @@ def pre(directory: str, paths: Paths, started: float, progress: Callable[[str], 
         raise
     plan = load_plan(directory)
     _rotate(paths)
-    _, dangers = cycle.inspect(plan, paths, directory)
+    freezing, dangers = cycle.inspect(plan, paths, directory)
     cycle.heed(dangers, progress)
     targets: list[Target] = []
     if not plan.freeze.enabled:
         targets, _, _ = cycle.targets_for(plan)
+    elif much_is_dirty():
+        _write_back(freezing, progress)
     held = hold.start(
         plan,
         "pre",
@@ -79,6 +87,24 @@ def pre(directory: str, paths: Paths, started: float, progress: Callable[[str], 
         f"Pre-ScriptExecutionFailed: {'; '.join(dict.fromkeys(reasons))}",
         "app report shows every step of this attempt",
     )
+
+
+def _write_back(mounts: Sequence[Mount], progress: Callable[[str], None]) -> None:
+    """Write before the hold what the extension would write while it freezes, one filesystem after the other.
+
+    Never fails: one that cannot be opened, or takes longer, is left to the extension.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            targets = hold.open_targets(mounts)
+        except HostUnfit:
+            return
+        for target in targets:
+            stack.callback(os.close, target.descriptor)
+        flusher = stack.enter_context(Flusher(targets))
+        written = flusher.presync(WRITEBACK_SECONDS, lambda _event, **_facts: None, gently=True)
+    if written.hung:
+        progress(f"still being written back after {WRITEBACK_SECONDS:g} s: {', '.join(written.hung)}")
 
 
 def _script() -> Life | None:

@@ -129,7 +129,12 @@ class Flusher:
         kinds = {mount.kind for mount in read_mounts()}
         if any(kind in REMOTE or kind == "fuse" or kind.startswith("fuse.") for kind in kinds):
             return False
-        return _dirty() > MUCH
+        return much_is_dirty()
+
+
+def much_is_dirty() -> bool:
+    """Whether the machine has so many dirty pages that a freeze would take noticeably longer for them."""
+    return _dirty() > MUCH
 
 
 def _dirty() -> int:
