@@ -77,9 +77,12 @@ def test_a_recipe_may_give_less_than_its_policy(folder: Folder, mode: str, level
         [[recover]]
         mechanism = "command"
         argv = ["/bin/ctl", "start"]
+        settings = { mode = "stop" }
         """.replace("MODE", mode)
     )
-    assert folder.compile().plan.applications[0].level.word == level
+    application = folder.compile().plan.applications[0]
+    assert application.level.word == level
+    assert len(application.recover) == (mode == "stop"), "what is quiesced in no setting needs no recover"
 
 
 def test_steps_of_top_level_and_choose_do_not_mix(folder: Folder) -> None:
