@@ -67,12 +67,13 @@ def measure(command: str, folder: Path, *, quick: bool) -> Figures:
     """One run. ``folder``: on a tmpfs, which nothing here freezes."""
     found = machine.look()
     print("\n".join(found.lines()), flush=True)
-    print(f"\n{'kind':<5} {'num':>3} {'dirty':>6} {'way':<10} {'round':>5} {'stall ms':>10} {'held ms':>8}")
+    print(f"\n{'kind':<5} {'num':>3} {'dirty':>6} {'way':<13} {'round':>5} {'stall ms':>10} {'held ms':>8}")
     measured = []
     cases = stalls.cases(quick=quick)
     with dirt.dirty_pages_stay(2 * max(case.megabytes for case in cases)):
+        measuring = ways(command, folder)
         for case in cases:
-            measured += stalls.measure(case, ways(command, folder), lambda line: print(line, flush=True))
+            measured += stalls.measure(case, measuring, lambda line: print(line, flush=True))
     rounds = 5 if quick else 20
     places = [folder / name for name in ("sqlite", "postgresql")]
     for place in places:

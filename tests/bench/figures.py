@@ -12,8 +12,8 @@ from tests.bench.looks import Look
 from tests.bench.machine import Machine
 from tests.bench.picture import Panel, Point, svg
 from tests.bench.release import Latency
-from tests.bench.stalls import Measured
-from tests.bench.ways import EXTENSION, OURS, PLAIN
+from tests.bench.stalls import MOST, Measured
+from tests.bench.ways import EXTENSION, OURS, PAIR, PLAIN
 
 ONE = 1 / 20
 """Ours is to be at most this part of the extension's, with 1.5 GB of dirty pages on one filesystem."""
@@ -63,7 +63,7 @@ class Figures:
         found = []
         for kind in dict.fromkeys(m.case.kind for m in self.stalls):
             found += self._against_extension(kind, 1, ONE) + self._against_extension(kind, 8, EIGHT)
-            one, many = self._of(kind, 1, 1500, OURS), self._of(kind, 32, 1500, OURS)
+            one, many = self._of(kind, 1, MOST, OURS), self._of(kind, 32, MOST, OURS)
             if one and many:
                 ratio = many.held_median / one.held_median
                 said = (
@@ -85,8 +85,8 @@ class Figures:
         return [*found, Aim("hazards", self.look.median, looks.AIM, said)]
 
     def _against_extension(self, kind: str, filesystems: int, part: float) -> list[Aim]:
-        ours = self._of(kind, filesystems, 1500, OURS)
-        theirs = self._of(kind, filesystems, 1500, EXTENSION)
+        ours = self._of(kind, filesystems, MOST, OURS)
+        theirs = self._of(kind, filesystems, MOST, EXTENSION)
         if ours is None or theirs is None:
             return []
         ratio = ours.stall / theirs.stall
@@ -118,29 +118,22 @@ class Figures:
 
     def table(self) -> str:
         """The medians, a line for each case; Markdown, and readable as it is."""
+        names = [OURS, PLAIN, EXTENSION, PAIR]
         rows = [
-            [
-                "filesystem",
-                "number",
-                "dirty",
-                OURS,
-                PLAIN,
-                EXTENSION,
-                "least to most",
-                "to fsfreeze",
-                "to extension",
-                "held",
-            ]
+            ["filesystem", "number", "dirty", *names, "1/fsfreeze", "1/extension", "least to most", "held"]
         ]
-        for number in range(0, len(self.stalls), 3):
-            ours, plain, theirs = self.stalls[number : number + 3]
+        for case in dict.fromkeys(measured.case for measured in self.stalls):
+            found = {name: self._of(case.kind, case.filesystems, case.megabytes, name) for name in names}
+            ours = found[OURS]
+            assert ours is not None
+            ratios = [one.stall / ours.stall for one in (found[PLAIN], found[EXTENSION]) if one]
             rows.append([
-                ours.case.kind,
-                str(ours.case.filesystems),
-                f"{ours.case.megabytes} MiB",
-                *(f"{one.stall * 1000:.1f}" for one in (ours, plain, theirs)),
+                case.kind,
+                str(case.filesystems),
+                f"{case.megabytes} MiB",
+                *(f"{one.stall * 1000:.1f}" if one else "" for one in found.values()),
+                *(f"{ratio:.0f}" for ratio in ratios),
                 f"{min(ours.stalls) * 1000:.1f} to {max(ours.stalls) * 1000:.1f}",
-                *(f"1/{one.stall / ours.stall:.0f}" for one in (plain, theirs)),
                 f"{ours.held_median * 1000:.1f}",
             ])  # fmt: skip
         widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
@@ -159,11 +152,11 @@ class Figures:
 ![{HEAD}, by way](stall.svg)
 
 Longest time between two writes of any writer, milliseconds, medians. `{OURS}` is a policy without an
-application and the provider `none`; `{PLAIN}` is util-linux's, one filesystem after the other;
-`{EXTENSION}` is the Azure Backup extension's own sequence, re-created (`tests/bench/extension_sequence.py`
-says which of its waits fall into the freeze). No snapshot is taken by any of them. `held`: from the first
-FIFREEZE to the last FITHAW of `{OURS}`. Dirty pages are spread evenly over the filesystems, whose images
-are on the disk named below.
+application and the provider `none`; `{PLAIN}` is util-linux's, one filesystem after the other; `{EXTENSION}`
+is the Azure Backup extension's own sequence, re-created (`tests/bench/extension_sequence.py` says which of
+its waits fall into the freeze); `{PAIR}` is the same between our `pre.sh`, which writes back before, and
+`post.sh`. No snapshot is taken by any. `held`: from the first FIFREEZE to the last FITHAW of `{OURS}`.
+Dirty pages are spread evenly over the filesystems, whose images are on the disk named below.
 
 {self.table()}
 
@@ -192,12 +185,12 @@ Written by `make bench ARGS=--keep`; `figures.json` has every round.
                 )
             )
             numbers = sorted(
-                {m.case.filesystems for m in self.stalls if m.case.kind == kind and m.case.megabytes == 1500}
+                {m.case.filesystems for m in self.stalls if m.case.kind == kind and m.case.megabytes == MOST}
             )
             steps = [(float(step), str(number)) for step, number in enumerate(numbers)]
             panels.append(
                 self._panel(
-                    kind, f"{kind}, 1.5 GB of dirty pages", "filesystems", steps, [(n, 1500) for n in numbers]
+                    kind, f"{kind}, 1.5 GB of dirty pages", "filesystems", steps, [(n, MOST) for n in numbers]
                 )
             )
         return svg(HEAD, self.machine.lines(), [panel for panel in panels if len(panel.places) > 1])

@@ -13,8 +13,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tests.bench.stalls import DISK
 from tests.bench.writers import Writers
+
+DISK = Path("/var/tmp")
+"""Where images and databases are: on a real disk."""
 
 SECONDS = 2.0
 

@@ -19,12 +19,12 @@ STYLE = """
   text { font: 12px system-ui, sans-serif; fill: #1f2328 }
   .back { fill: #ffffff } .muted { fill: #59636e } .title { font-weight: 600 } .head { font-size: 16px }
   .grid { stroke: #d1d9e0; stroke-width: 1 } .line { fill: none; stroke-width: 2 }
-  .s0 { stroke: #0969da } .s1 { stroke: #9a6700 } .s2 { stroke: #cf222e }
-  .f0 { fill: #0969da } .f1 { fill: #9a6700 } .f2 { fill: #cf222e }
+  .s0 { stroke: #0969da } .s1 { stroke: #9a6700 } .s2 { stroke: #cf222e } .s3 { stroke: #8250df }
+  .f0 { fill: #0969da } .f1 { fill: #9a6700 } .f2 { fill: #cf222e } .f3 { fill: #8250df }
   @media (prefers-color-scheme: dark) {
     text { fill: #f0f6fc } .back { fill: #0d1117 } .muted { fill: #9198a1 } .grid { stroke: #3d444d }
-    .s0 { stroke: #4493f8 } .s1 { stroke: #d29922 } .s2 { stroke: #ff7b72 }
-    .f0 { fill: #4493f8 } .f1 { fill: #d29922 } .f2 { fill: #ff7b72 }
+    .s0 { stroke: #4493f8 } .s1 { stroke: #d29922 } .s2 { stroke: #ff7b72 } .s3 { stroke: #ab7df8 }
+    .f0 { fill: #4493f8 } .f1 { fill: #d29922 } .f2 { fill: #ff7b72 } .f3 { fill: #ab7df8 }
   }
 """
 
@@ -120,7 +120,8 @@ def _line(number: int, points: Sequence[tuple[float, float, float, float]]) -> s
             f'<circle class="f{number}" cx="{x}" cy="{y}" r="4"/>',
             f'<rect class="f{number}" x="{x - 4}" y="{y - 4}" width="8" height="8"/>',
             f'<path class="f{number}" d="M{x - 5} {y + 4}h10l-5 -9z"/>',
-        )[number % 3]
+            f'<path class="f{number}" d="M{x} {y - 5}l5 5l-5 5l-5 -5z"/>',
+        )[number]
         parts.append(shape)
     return "".join(parts)
 

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench import extension_sequence
+from tests.bench.pair import Pair, compiled
 
 Way = Callable[[Sequence[Path]], float]
 """Freezes and thaws the filesystems mounted there; seconds that they were held, where it says so, else 0."""
 
-OURS, PLAIN, EXTENSION = "app run", "fsfreeze", "extension"
+OURS, PLAIN, EXTENSION, PAIR = "app run", "fsfreeze", "extension", "ext. + pair"
 
 POLICY = """version = 1
 name = "bench"
@@ -84,6 +85,29 @@ class Extension:
         return 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class Paired:
+    """The extension's sequence between a compiled pair, whose pre-script writes back before."""
+
+    extension: Extension
+    pair: Pair
+
+    def __call__(self, mounts: Sequence[Path]) -> float:
+        """``pre.sh``, one freeze and thaw, ``post.sh``."""
+        self.pair.pre()
+        try:
+            return self.extension(mounts)
+        finally:
+            self.pair.post()
+
+
 def ways(command: str, folder: Path) -> dict[str, Way]:
     """All of them by name. ``folder``: on a tmpfs, where nothing is frozen."""
-    return {OURS: Ours(command, folder), PLAIN: plain, EXTENSION: Extension(folder)}
+    extension = Extension(folder)
+    pair = compiled(command, 'version = 1\nname = "bench"\nextends = "filesystem"\n', folder)
+    return {
+        OURS: Ours(command, folder),
+        PLAIN: plain,
+        EXTENSION: extension,
+        PAIR: Paired(extension, pair),
+    }
