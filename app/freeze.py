@@ -148,6 +148,7 @@ class Freezer:
         self._note = note
         self._changed = threading.Condition()
         self._given_up = False
+        self._patient_until = float("inf")
         self._orders: dict[int, _Orders] = {}
         self._unnoted: list[tuple[str, Mapping[str, Any]]] = []
         self._freezing = _Batch(0)
@@ -229,17 +230,19 @@ class Freezer:
         """Thaw what we froze, the reverse way; returns the mount points that are still not thawed.
 
         A FIFREEZE that has not come back undoes itself when it does; it is waited for no longer than
-        ``patience`` seconds, because one that hangs must not hold up the release of applications.
+        ``patience`` seconds from the first thaw on, because one that hangs must not hold up the release of
+        applications, and giving up, the client and the release each thaw.
         """
         with self._changed:
             self._given_up = True
+            self._patient_until = min(self._patient_until, time.monotonic() + patience)
             self._freezing.awaited = False
         frozen = [t for t in reversed(self.targets) if t.state == "frozen"]
         self._together(frozen, self._thaw_one, _Batch(len(frozen)), "frozen", deadline)
         with self._changed:
             self._changed.wait_for(
                 lambda: all(t.state not in ("freezing", "frozen") for t in self.targets),
-                max(0.0, min(deadline, time.monotonic() + patience) - time.monotonic()),
+                max(0.0, min(deadline, self._patient_until) - time.monotonic()),
             )
         return [t.mount.path for t in self.targets if t.state == "frozen"]
 

@@ -227,3 +227,21 @@ def test_a_thaw_waits_for_a_freeze_that_is_about_to_come_back(kernel: Kernel) ->
     assert "thawed" in notes
     assert freezer.hanging() == []
     thread.join()
+
+
+def test_one_that_hangs_holds_up_one_thaw_only(kernel: Kernel) -> None:
+    hanging = threading.Event()
+
+    def hang() -> None:
+        hanging.wait(10)
+
+    kernel.on_freeze[2] = hang
+    freezer = Freezer([target("/", 1), target("/a", 2)], lambda event, **facts: None)
+    with pytest.raises(FreezeFailed, match="did not return"):
+        freezer.freeze(soon(0.1))
+    begun = time.monotonic()
+    freezer.thaw(soon())
+    freezer.thaw(soon())
+    assert time.monotonic() - begun < freeze.PATIENCE / 2, "it has been waited for"
+    assert freezer.hanging() == ["/a"]
+    hanging.set()
