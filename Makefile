@@ -7,12 +7,13 @@ SOURCES := $(shell find app policies -name "*.py" -o -name "*.toml") build/app.s
 	build/requirements-binary.txt
 ARGS ?=
 
-.PHONY: help demo test test-kill test-vm test-servers lint binary bench schema clean release reproduce
+.PHONY: help demo test test-all test-kill test-vm test-servers lint binary bench schema clean release reproduce
 
 help:
 	@echo 'make demo     a whole cycle on a scratch volume, with the proof, in a few minutes'
 	@echo 'make test     every test; those that need root are skipped without it (ARGS="-k name" for some)'
 	@echo 'make test-kill  500 blows to processes of ours at any instant; STILLFRAME_TEST_KILL says how many'
+	@echo 'make test-all  every case of every table, on every server, hours long; make test runs a part of the long ones'
 	@echo 'make test-vm  all that is shown on virtual machines; make test runs the short form of it'
 	@echo 'make test-servers  each server 20 times on each filesystem; make test runs the short form of it'
 	@echo 'make lint     ruff, mypy, import-linter, shellcheck, and four shells over the generated scripts'
@@ -38,6 +39,11 @@ test-kill:
 test-vm: dist/app
 	@build/bootstrap.sh
 	@STILLFRAME_TEST_VM=full $(VENV)/python -m pytest -m vm $(ARGS) tests/vm
+
+test-all: dist/app
+	@build/bootstrap.sh binary lint servers test
+	@STILLFRAME_TEST=full STILLFRAME_TEST_VM=full STILLFRAME_TEST_SERVERS=full STILLFRAME_TEST_STANDINS=full \
+		$(VENV)/python -m pytest $(ARGS)
 
 test-servers: dist/app
 	@build/bootstrap.sh binary lint servers test

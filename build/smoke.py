@@ -11,6 +11,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import tomllib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,8 +23,15 @@ from app.cli.commands import COMMANDS  # noqa: E402 # the tree that this file st
 
 TREE: list[str | Path] = [sys.executable, "-m", "app"]
 
-# What a shipped policy needs before it can be compiled: settings without a default.
-REQUIRED = {"sqlite": 'databases = ["/var/lib/it\'s/orders.db", "/srv/ümlaut.db"]'}
+# What a shipped policy needs before it can be compiled: settings without a default, by their type.
+VALUES = {
+    "string": '"orders"',
+    "path": '"/srv/it\'s/ümlaut"',
+    "paths": '["/var/lib/it\'s/orders.db", "/srv/ümlaut.db"]',
+    "strings": '["orders.service"]',
+    "integer": "1",
+    "boolean": "true",
+}
 
 
 class Smoke:
@@ -92,7 +100,13 @@ class Smoke:
 
 def operator_policy(scratch: Path, name: str, extra: str = "") -> Path:
     """A policy of an operator's own that extends a shipped one."""
-    settings = f"[settings]\n{REQUIRED[name]}\n" if name in REQUIRED else ""
+    declared = tomllib.loads((ROOT / f"policies/{name}.toml").read_text(encoding="utf-8")).get("settings", {})
+    lines = [
+        f"{key} = {VALUES[one['type']]}\n"
+        for key, one in declared.items()
+        if isinstance(one, dict) and "default" not in one
+    ]
+    settings = f"[settings]\n{''.join(lines)}" if lines else ""
     path = scratch / f"{name}.toml"
     path.write_text(
         f'version = 1\nname = "smoke-{name}"\nextends = "{name}"\n{settings}{extra}', encoding="utf-8"
