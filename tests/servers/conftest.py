@@ -60,6 +60,7 @@ def here(app_command: list[str], grounded: Ground) -> Iterator[Stage]:
         scratch.thaw(grounded.volume.mount)
 
 
-def of(engine: Engine, kind: str = "ext4") -> object:
-    """One parameter for ``grounded``, for a test of one engine's own."""
-    return pytest.param((engine, kind), id=f"{engine.name}-{kind}")
+def of(engine: Engine, kind: str = "ext4", *, only_full: bool = False) -> object:
+    """One parameter for ``grounded``, for a test of one engine's own; of the full form only, if so said."""
+    marks = [full_form] if only_full else []
+    return pytest.param((engine, kind), id=f"{engine.name}-{kind}", marks=marks)

@@ -155,6 +155,7 @@ def test_appliers_that_did_not_run_are_left_alone(here: Stage, pair: Pair) -> No
     assert pair.appliers() == "OFF"
 
 
+@full_form
 def test_by_choice_they_go_on(here: Stage, pair: Pair) -> None:
     cycle = here.start("run", "--json", pair.ground.rehearsal(here, 0.6, freeze=False, stop_replica=False))
     cycle.when("snapshot_begin")
@@ -170,7 +171,9 @@ def test_primary_only(here: Stage, pair: Pair) -> None:
     assert not [e for e in here.events() if e["event"] in ("quiescing", "step")]
 
 
-@pytest.mark.parametrize("who", ["holder", "keeper", "client", pytest.param("watchdog", marks=full_form)])
+@pytest.mark.parametrize(
+    "who", ["holder", "client", *(pytest.param(who, marks=full_form) for who in ("keeper", "watchdog"))]
+)
 def test_killed(here: Stage, pair: Pair, who: str) -> None:
     """What outlives our session is undone by who survives, within law 1's two seconds."""
     cycle = here.start("run", "--json", pair.ground.rehearsal(here, 0.8, freeze=False))

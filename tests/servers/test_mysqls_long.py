@@ -173,7 +173,7 @@ def test_stages_behind_a_long_write_to_myisam(grounded: Ground, here: Stage) -> 
 
 
 @pytest.mark.parametrize("statement", [READ, pytest.param(WRITE, marks=full_form)], ids=["read", "write"])
-@pytest.mark.parametrize("grounded", [LOCK, MYSQL_LOCK], indirect=True)
+@pytest.mark.parametrize("grounded", [of(mariadb.LOCK, only_full=True), MYSQL_LOCK], indirect=True)
 def test_read_lock_waits_for_the_query(grounded: Ground, here: Stage, statement: str) -> None:
     """Until the query has ended nothing is asked for; then the lock comes at once."""
     server = server_of(grounded)
@@ -200,7 +200,7 @@ def test_read_lock_gives_up_at_once(grounded: Ground, here: Stage) -> None:
     assert max(longest(clients, begun, ended(here.events())).values()) < SLACK
 
 
-@pytest.mark.parametrize("grounded", [LOCK, MYSQL_LOCK], indirect=True)
+@pytest.mark.parametrize("grounded", [of(mariadb.LOCK, only_full=True), MYSQL_LOCK], indirect=True)
 def test_read_lock_kills_long_queries(grounded: Ground, here: Stage) -> None:
     """Two of them, and nothing else: their connections live on, and so do those of the third clients."""
     server = server_of(grounded)

@@ -65,7 +65,7 @@ def because(report: dict[str, object]) -> str:
     return "; ".join(reasons)
 
 
-@pytest.mark.parametrize("grounded", [STAGES, LOCK, MYSQL_LOCK], indirect=True)
+@pytest.mark.parametrize("grounded", [STAGES, of(mariadb.LOCK, only_full=True), MYSQL_LOCK], indirect=True)
 def test_myisam_is_whole(grounded: Ground, here: Stage) -> None:
     """A table without a log, written to all the time, is closed and in order in the copy, unrepaired."""
     server, engine = server_of(grounded), grounded.engine
@@ -193,7 +193,7 @@ def test_without_the_lock_plugin(app_command: list[str], as_root: None) -> None:
     assert proofs == ["BACKUP STAGE END;"]
 
 
-@pytest.mark.parametrize("grounded", [STAGES, INSTANCE], indirect=True)
+@pytest.mark.parametrize("grounded", [STAGES, of(mysql.ENGINES[0], only_full=True)], indirect=True)
 def test_a_torn_page_is_found(grounded: Ground, here: Stage) -> None:
     """``app prove`` fails on a copy of which one page was overwritten."""
     engine, chosen = grounded.engine, grounded.snapshot(here)

@@ -14,6 +14,7 @@ from tests import scratch
 from tests.integration.stage import Event, Stage, stage, write_probe
 from tests.integration.strike import LIMIT, check_claims, last_hold, strike
 from tests.servers.bench import first_of
+from tests.servers.conftest import full_form
 from tests.servers.ground import TIMING, Ground, ground
 from tests.servers.load import Load, load
 
@@ -87,7 +88,9 @@ def test_all_are_held(five: list[Ground], here: Stage) -> None:
     assert max(begun) < min(at(events, "quiesced", on.engine.name) for on in five), "one after the other"
 
 
-@pytest.mark.parametrize("who", ["holder", "watchdog", "app"])
+@pytest.mark.parametrize(
+    "who", ["holder", *(pytest.param(who, marks=full_form) for who in ("watchdog", "app"))]
+)
 def test_killed(five: list[Ground], here: Stage, who: str) -> None:
     """SIGKILL while five are held and frozen: all are thawed and written to again within two seconds."""
     with written_to(here, five) as loads:
