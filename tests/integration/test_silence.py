@@ -75,10 +75,12 @@ def _rest(calls: list[str], number: int) -> str:
 
 
 def _harmless(line: str) -> bool:
-    """The journal on tmpfs, and what wakes our own threads."""
-    written = re.search(r"write\(\d+<([^>]*)>", line)
+    """The journal on tmpfs, the kernel's own setting of its grace periods, and what wakes our own threads."""
+    written = re.search(r"write(?:64)?\(\d+<([^>]*)>", line)
     if written:
-        return written.group(1).endswith("/run/stillframe/journal") or written.group(1).startswith(
-            ("pipe:", "anon_inode:", "socket:", "UNIX")
+        return (
+            written.group(1) == "/sys/kernel/rcu_expedited"
+            or written.group(1).endswith("/run/stillframe/journal")
+            or written.group(1).startswith(("pipe:", "anon_inode:", "socket:", "UNIX"))
         )
     return "resumed>" in line or "+++" in line or "---" in line

@@ -41,9 +41,12 @@ def pairs(kinds: tuple[str, ...] = KINDS, ways: bool = True) -> list[object]:
 def grounded(request: pytest.FixtureRequest) -> Iterator[Ground]:
     """A running server on a filesystem; parametrised with ``indirect`` by ``pairs``."""
     engine, kind = request.param
-    missing = "needs root" if os.geteuid() != 0 else tools_missing(kind) or engine.missing()
-    if engine.heavy and not FULL:
+    if os.geteuid() != 0:
+        missing = "needs root"
+    elif engine.heavy and not FULL:
         missing = "of the full form only: make test-servers"
+    else:
+        missing = tools_missing(kind) or engine.missing()
     if missing:
         pytest.skip(f"{engine}: {missing}")
     with ground(engine, kind) as made:

@@ -59,6 +59,8 @@ def program(root: Path, name: str) -> Path:
 def _made(folder: Path, suite: str, packages: tuple[str, ...]) -> Path | str:
     if (folder / "made").is_file():
         return folder
+    if os.environ.get("STILLFRAME_TEST_SERVERS") != "full":
+        return f"Debian {suite} is fetched for the full form only: make test-servers"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(mode=0o755)
     if problem := _unpack(folder, suite):
