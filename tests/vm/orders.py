@@ -104,3 +104,8 @@ def frozen_root(machine: Machine, seconds: float = 150) -> list[dict[str, Any]]:
     # The journal of the hold before this one stands there until the next begins.
     frozen, over = (f'grep -qs \'"event":"{event}\' journal' for event in ('frozen","mount":"/"', 'end"'))
     return awaited(machine, f"{frozen} && ! {over}", seconds)
+
+
+def seconds_of_steps(events: Sequence[dict[str, Any]], since: float) -> float:
+    """What the applications' own programs took since then, which is theirs, and long where it is emulated."""
+    return sum(float(e["seconds"]) for e in events if e["event"] == "step" and e["t"] > since)
