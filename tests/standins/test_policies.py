@@ -15,7 +15,8 @@ import pytest
 
 from tests.integration.stage import Cycle, Stage, stage
 from tests.integration.strike import check_claims
-from tests.standins.cases import CASES, Case, Wrong
+from tests.standins.case import Case, Wrong
+from tests.standins.cases import CASES
 from tests.standins.ground import Standin, standin
 
 pytestmark = [pytest.mark.integration]
