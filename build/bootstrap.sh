@@ -93,6 +93,7 @@ wished_packages() {
         wish etcdctl etcd-client
         wish slapd slapd
         wish ldapsearch ldap-utils
+        wish node nodejs
     fi
     if wants servers; then
         wish rabbitmq-server rabbitmq-server
