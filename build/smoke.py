@@ -6,6 +6,7 @@ python build/smoke.py dist/app
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -114,6 +115,13 @@ def operator_policy(scratch: Path, name: str, extra: str = "") -> Path:
     return path
 
 
+def highest_glibc(binary: Path) -> str:
+    """The newest libc that the executable itself asks for; in a release there is no other object inside."""
+    listed = subprocess.run(["objdump", "-T", binary], capture_output=True, text=True, check=True).stdout
+    versions = [tuple(map(int, v.split("."))) for v in re.findall(r"GLIBC_([0-9.]+)", listed)]
+    return f"GLIBC_{'.'.join(map(str, max(versions, default=())))}"
+
+
 def main(binary: Path) -> int:
     """Run every comparison; the exit status."""
     with tempfile.TemporaryDirectory(prefix="stillframe-smoke-") as folder:
@@ -146,6 +154,8 @@ def main(binary: Path) -> int:
     for what in smoke.wrong:
         print(f"smoke: {what}", file=sys.stderr)
     size = binary.stat().st_size / 1e6
+    if shutil.which("objdump"):
+        print(f"smoke: the executable's highest symbol version is {highest_glibc(binary)}")
     print(f"smoke: {smoke.compared} comparisons, {len(smoke.wrong)} differ, {binary} is {size:.1f} MB")
     return 1 if smoke.wrong else 0
 
