@@ -64,7 +64,8 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGTERM, leave)
     # Ignored under nohup or as a job of a shell, which what the tests start would inherit.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    for number in (signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
