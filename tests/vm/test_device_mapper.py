@@ -112,7 +112,7 @@ def _given_up(machine: Machine, how: str) -> Pending:
     thawed, undone = _event(machine, "thawed"), _event(machine, "released")
     programs = orders.seconds_of_steps(orders.journal(machine), hung["t"])
     print(f"{how}: after the freeze was given up: thawed {thawed['t'] - hung['t']:.2f} s, "
-          f"released {undone['t'] - hung['t']:.2f} s, {programs:.2f} s of it in its own programs")  # fmt: skip
+          f"released {undone['t'] - hung['t']:.2f} s, {programs:.2f} s of it its programs")  # fmt: skip
     assert thawed["mount"] == "/quick"
     assert thawed["t"] - hung["t"] < LIMIT
     assert undone["t"] - hung["t"] - programs < LIMIT
