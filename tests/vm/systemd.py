@@ -104,6 +104,8 @@ def _version(packages: Path) -> str:
 
 def _units(tree: Path) -> None:
     image.install(OURS / "ports", tree / "usr/local/lib/stillframe/ports", 0o755)
+    for name in ("locker", "stalls", "syslogger"):
+        image.install(OURS / name, tree / "usr/local/bin" / name, 0o755)
     system = tree / "etc/systemd/system"
     for name in UNITS:
         image.install(OURS / name, system / name, 0o644)

@@ -9,7 +9,7 @@ import pytest
 
 from tests.vm import units
 from tests.vm.image import Image
-from tests.vm.machine import folder
+from tests.vm.machine import Machine, folder
 from tests.vm.units import RECOVER, Cut
 
 pytestmark = [pytest.mark.vm, pytest.mark.slow, pytest.mark.timeout(900)]
@@ -58,8 +58,8 @@ def cut(systemd_image: Callable[..., Image]) -> Iterator[Callable[..., Cut]]:
     with folder() as place:
         made: list[Cut] = []
 
-        def make(*, masked: bool = False, package: Path | None = None) -> Cut:
-            made.append(Cut(systemd_image("ext4", package), place, masked))
+        def make(hold: Callable[[Machine], object] = units.hold_orders, package: Path | None = None) -> Cut:
+            made.append(Cut(systemd_image("ext4", package), place, hold))
             return made[0]
 
         try:
@@ -71,7 +71,11 @@ def cut(systemd_image: Callable[..., Image]) -> Iterator[Callable[..., Cut]]:
 
 @FULL
 def test_the_next_pre_releases_where_the_unit_is_masked(cut: Callable[..., Cut]) -> None:
-    machine = cut(masked=True).machine
+    def masked_hold(machine: Machine) -> None:
+        machine.run(f"systemctl mask {RECOVER} && sync").checked()
+        units.hold_orders(machine)
+
+    machine = cut(masked_hold).machine
     assert units.settings(machine, RECOVER, "LoadState")["LoadState"] == "masked"
     assert machine.run("orders-ctl status").checked().startswith("paused")
     assert machine.run("app status").status == 7
@@ -126,3 +130,45 @@ def test_installed_by_a_package(cut: Callable[..., Cut]) -> None:
     }
     assert machine.run("orders-ctl status").checked().startswith("running")
     units.is_over(machine)
+
+
+SERVICES = {
+    # As many an operator writes it: systemd starts it last of all, after whatever the target waits for.
+    "late": "[Unit]\nAfter=multi-user.target\n[Service]\nExecStart=sleep infinity\n"
+    "[Install]\nWantedBy=multi-user.target\n",
+    # Started by hand: at a boot nobody starts it but who put it out of work.
+    "by-hand": "[Service]\nExecStart=sleep infinity\n",
+}
+
+STOPPED = """\
+version = 1
+name = "services"
+extends = "service"
+
+[settings]
+units = ["late.service", "by-hand.service"]
+"""
+
+
+def _hold_services(machine: Machine) -> None:
+    for name, text in SERVICES.items():
+        machine.write(f"/etc/systemd/system/{name}.service", text, 0o644)
+    machine.run("systemctl daemon-reload; systemctl enable --now late; systemctl start by-hand").checked()
+    machine.write("/etc/services.toml", STOPPED)
+    machine.run("app compile /etc/services.toml").checked()
+    units.hold_by_pre(machine)
+    assert machine.run("systemctl is-active late by-hand").output.split() == ["inactive"] * 2
+
+
+@FULL
+def test_services_that_were_stopped_are_started(cut: Callable[..., Cut]) -> None:
+    """The boot waits for nobody, and whoever is needed for a release has started before it."""
+    machine = cut(_hold_services).machine
+    print(machine.run(f"journalctl --no-pager --output=cat --unit={RECOVER}").output)
+    assert machine.run("systemctl is-active late by-hand").output.split() == ["active"] * 2
+    assert units.settings(machine, RECOVER, "Result", "ExecMainStatus") == {
+        "Result": "success",
+        "ExecMainStatus": "0",
+    }
+    units.is_over(machine)
+    assert units.last_report(machine)["stuck"] == []

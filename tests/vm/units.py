@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ RECOVER = "stillframe-recover.service"
 
 EXTENSION = "extension"
 """A unit that calls the pre-script and lives on, as the extension does between its two scripts."""
+
+ATTEMPTS = 3
+"""Of getting as far as the freeze: an emulated machine on a busy one may lose a hold before."""
 
 _EXTENSION_SCRIPT = """\
 sh /etc/azure/stillframe/pre.sh
@@ -47,7 +51,7 @@ def serve_orders(machine: Machine) -> None:
 
 
 def hold_by_pre(machine: Machine) -> None:
-    """The pre-script, started by a service, has quiesced the orders and has left."""
+    """The pre-script, started by a service, has quiesced what is compiled and has left."""
     machine.write("/run/extension.sh", _EXTENSION_SCRIPT)
     machine.run("rm -f /run/pre.status")
     start(machine, EXTENSION, "sh /run/extension.sh")
@@ -55,16 +59,24 @@ def hold_by_pre(machine: Machine) -> None:
         "until [ -e /run/pre.status ]; do sleep 0.05; done; cat /run/pre.status", 120
     ).checked()
     assert said.strip() == "0", machine.run("tail -n 20 /var/log/stillframe/pre.log").output
-    assert machine.run("orders-ctl status").checked().startswith("paused")
 
 
 def frozen_by_run(machine: Machine, unit: str, seconds: int, *properties: str) -> list[dict[str, Any]]:
     """``app run``, as a service, has frozen / for ``seconds``; the events of the hold so far."""
     rehearsal = f'[snapshot]\nprovider = "none"\nseconds = {seconds}\n'
     machine.write("/etc/volumes.toml", f'version = 1\nname = "volumes"\nextends = "filesystem"\n{rehearsal}')
-    machine.run("rm -f /run/stillframe/journal")
-    start(machine, unit, "app run /etc/volumes.toml", *properties)
-    return orders.frozen_root(machine)
+    frozen = """grep -qs '"frozen","mount":"/"' /run/stillframe/journal"""
+    over = """grep -qs '"event":"end"' /run/stillframe/journal"""
+    events: list[dict[str, Any]] = []
+    for _ in range(ATTEMPTS):
+        machine.run("rm -f /run/stillframe/journal")
+        start(machine, unit, "app run /etc/volumes.toml", *properties)
+        machine.run(f"until {frozen} || {over}; do sleep 0.1; done", 240).checked()
+        events = orders.journal(machine)
+        if not any(e["event"] == "end" for e in events):
+            return events
+        print(f"lost before / was frozen: {[e['reason'] for e in events if e['event'] == 'broken']}")
+    raise AssertionError(f"/ was not frozen: {events}")
 
 
 def processes(events: list[dict[str, Any]]) -> dict[str, int]:
@@ -90,29 +102,33 @@ def is_over(machine: Machine) -> None:
     ).checked()
 
 
+def hold_orders(machine: Machine) -> None:
+    """The orders are quiesced: a pause that stands on the disk."""
+    serve_orders(machine)
+    hold_by_pre(machine)
+    assert machine.run("orders-ctl status").checked().startswith("paused")
+
+
 class Cut:
-    """A guest whose power was cut while its orders were quiesced, and its next boot.
+    """A guest whose power was cut in the midst of a hold, and its next boot.
 
     ``machine`` is the one that runs; ``disks`` stay the same over all boots.
     """
 
-    def __init__(self, image: Image, place: Path, masked: bool = False) -> None:
+    def __init__(self, image: Image, place: Path, hold: Callable[[Machine], object] = hold_orders) -> None:
         self.image = image
         self.disks = Disks(place, {"root": image.root, "data": image.data}, image.kind)
         self.machine = Machine(image, self.disks)
         try:
-            serve_orders(self.machine)
-            if masked:
-                self.machine.run(f"systemctl mask {RECOVER} && sync").checked()
-            hold_by_pre(self.machine)
+            hold(self.machine)
             self.again()
         except BaseException:
             self.machine.close()
             raise
 
     def again(self) -> None:
-        """Pull the plug, if it is not off already, and boot."""
+        """Pull the plug, if it is not off already, and boot; until all that starts at boot has started."""
         self.machine.close()
         self.machine = Machine(self.image, self.disks)
         up = 'systemctl is-active --quiet multi-user.target && [ -z "$(systemctl list-jobs --no-legend)" ]'
-        self.machine.run(f"until {up}; do sleep 0.2; done", 120).checked()
+        self.machine.run(f"until {up}; do sleep 0.2; done", 240).checked()
