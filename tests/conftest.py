@@ -29,6 +29,11 @@ FULL = os.environ.get("STILLFRAME_TEST") == "full"
 """Whether every case of every table is asked for (make test-all)."""
 
 ONE_IN = {
+    "integration/secrets/test_mariadb.py": 2,
+    "integration/secrets/test_places.py": 2,
+    "integration/secrets/test_postgresql.py": 2,
+    "integration/secrets/test_reading.py": 2,
+    "integration/secrets/test_redis.py": 2,
     "integration/test_cgroup.py": 3,
     "integration/test_cycle_broken_server.py": 3,
     "integration/test_cycle_outliving.py": 3,
@@ -36,7 +41,6 @@ ONE_IN = {
     "integration/test_http.py": 2,
     "integration/test_kill.py": 4,
     "integration/test_rehearse.py": 3,
-    "integration/test_secrets.py": 2,
     "integration/test_service.py": 2,
     "integration/test_starved.py": 5,
     "servers/test_blows.py": 2,
