@@ -13,23 +13,20 @@ from __future__ import annotations
 import configparser
 import contextlib
 import enum
-import fcntl
 import json
 import os
 import subprocess
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from tests import scratch
+from tests.conformance.safe_freeze import safe_freeze
 
 CONFIG = "VMSnapshotScriptPluginConfig.json"
 HOST = "VMSnapshotPluginHost.conf"
 BACKUP = "vmbackup.conf"
-LOCK = "MicrosoftRecoverySvcsSafeFreezeLock/SafeFreezeLockFile"
 
 DEFAULT_TIMEOUT = 10
 DEFAULT_POLL = 3
@@ -371,31 +368,3 @@ class ScriptHost:
 def _poll(value: Any) -> int:
     """Strictly an integer from 1 to 5; anything else silently becomes 3."""
     return value if type(value) is int and 1 <= value <= 5 else DEFAULT_POLL
-
-
-@contextlib.contextmanager
-def safe_freeze(
-    folder: Path, mounts: Sequence[Path | str], seconds: float, scale: float = 1.0
-) -> Iterator[None]:
-    """The extension's freeze: its lock, its wait, one mount after the other, deepest (last) first.
-
-    No sync before. On any failure every mount on the list is thawed, frozen by us or not, and
-    OSError raised. After ``seconds`` everything is thawed by itself, snapshot or not.
-    """
-    lock = folder / LOCK
-    lock.parent.mkdir(exist_ok=True)
-    with lock.open("w") as held:
-        fcntl.lockf(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        time.sleep(3 * scale)
-        order = [str(mount) for mount in mounts][::-1]
-        bell = threading.Timer(seconds, lambda: [scratch.thaw(mount) for mount in order])
-        try:
-            for mount in order:
-                scratch.freeze(mount)
-            bell.start()
-            time.sleep(2 * scale)  # it polls every 2 s for the signal that all is frozen
-            yield
-        finally:
-            bell.cancel()
-            for mount in order:
-                scratch.thaw(mount)

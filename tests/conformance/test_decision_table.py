@@ -18,7 +18,8 @@ import pytest
 
 from app.errors import FRAMEWORK_ERRORS
 from tests import scratch
-from tests.conformance.script_host import Backup, Result, ScriptHost, safe_freeze
+from tests.conformance.safe_freeze import safe_freeze
+from tests.conformance.script_host import Backup, Result, ScriptHost
 
 pytestmark = pytest.mark.integration
 

@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from tests.conformance.pair import Stage
-from tests.conformance.script_host import LOCK, Backup
+from tests.conformance.safe_freeze import LOCK
+from tests.conformance.script_host import Backup
 
 pytestmark = pytest.mark.integration
 

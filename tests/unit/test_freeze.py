@@ -57,7 +57,7 @@ def soon(seconds: float = 5.0) -> float:
 
 
 def come_back(freezer: Freezer, kernel: Kernel) -> None:
-    """Wait until what hung has been undone: its thread outlives no test, for then it would call the real one."""
+    """Wait until what hung has been undone: a thread that outlives its test would call the real ioctl."""
     end = soon()
     while freezer.hanging() or kernel.frozen:
         assert time.monotonic() < end
