@@ -14,13 +14,13 @@ help:
 	@echo 'make test     every test; those that need root are skipped without it (ARGS="-k name" for some)'
 	@echo 'make test-kill  500 blows to processes of ours at any instant; STILLFRAME_TEST_KILL says how many'
 	@echo 'make test-all  every case of every table, on every server, hours long; make test runs a part of the long ones'
-	@echo 'make test-vm  all that is shown on virtual machines; make test runs the short form of it'
+	@echo 'make test-vm  all that is shown on virtual machines, with the release; make test runs the short form of it'
 	@echo 'make test-servers  each server 20 times on each filesystem; make test runs the short form of it'
 	@echo 'make lint     ruff, mypy, import-linter, shellcheck, and four shells over the generated scripts'
 	@echo 'make binary   dist/app, one file, checked against the source tree'
 	@echo 'make release  dist/release: one file for any Linux with glibc 2.17, packages, SBOM, checksums'
 	@echo 'make reproduce  build the release once more, offline, and compare every byte'
-	@echo 'make bench    how long writers stand still, against fsfreeze and the extension (ARGS=--keep, --quick)'
+	@echo 'make bench    how long writers stand still, against fsfreeze and the extension; each server; the start (ARGS=--keep, --quick)'
 	@echo 'make schema   write policies/policy.schema.json'
 	@echo 'make clean    remove what the others made'
 
@@ -36,9 +36,9 @@ test-kill:
 	@build/bootstrap.sh test
 	@STILLFRAME_TEST_KILL=$${STILLFRAME_TEST_KILL:-500} $(VENV)/python -m pytest -q -s $(ARGS) tests/matrix
 
-test-vm: dist/app
+test-vm: dist/release/app
 	@build/bootstrap.sh
-	@STILLFRAME_TEST_VM=full $(VENV)/python -m pytest -m vm $(ARGS) tests/vm
+	@STILLFRAME_TEST_VM=full STILLFRAME_TEST_BINARY=dist/release/app $(VENV)/python -m pytest -m vm $(ARGS) tests/vm
 
 test-all: dist/app
 	@build/bootstrap.sh binary lint servers test
@@ -65,12 +65,17 @@ release:
 	@build/release.sh
 	@$(VENV)/python build/smoke.py dist/release/app
 
+dist/release/app: $(SOURCES)
+	@build/bootstrap.sh release
+	@build/release.sh
+
 reproduce:
 	@build/reproduce.sh
 
 bench:
-	@build/bootstrap.sh test
+	@build/bootstrap.sh servers test
 	@$(VENV)/python -m tests.bench $(ARGS)
+	@$(VENV)/python -m tests.servers.bench $(filter --keep --quick,$(ARGS))
 	@[ ! -x dist/release/app ] || $(VENV)/python -m tests.release.measure
 
 schema:

@@ -1,6 +1,6 @@
 """How long each server takes from the pre-script's start to held, and from the post-script's to writing.
 
-    python -m tests.servers.bench [--rounds N] [--binary PATH] [NAME...]
+    python -m tests.servers.bench [--rounds N | --quick] [--keep] [--binary PATH] [NAME...]
 
 Each server runs on an ext4 filesystem of its own and is written to by several processes, while the
 compiled pair of scripts holds and releases it. Then five of them are held at once, without writers:
@@ -16,10 +16,11 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.bench.machine import Machine, look
 from tests.integration.stage import Stage, stage
 from tests.servers.engine import Engine
 from tests.servers.engines import engines
@@ -31,6 +32,8 @@ AIM = 1.5
 
 FIVE = ("postgresql-backup", "mariadb-stages", "mysql-instance", "redis-rdb", "sqlite-wal", "valkey-rdb")
 """Which five: the first of these that can be had."""
+
+KEPT = Path(__file__).parents[1] / "bench" / "figures" / "servers.md"
 
 _TIMING = "[timing]\nquiesce = 20\nretries = 0\nhold = 70\nrelease = 10\n"
 
@@ -121,39 +124,44 @@ def at_once(grounds: Sequence[Ground], command: Sequence[str], rounds: int) -> t
     return medians, medians.pop("together")
 
 
-def report(command: Sequence[str], rounds: int, names: Sequence[str] = ()) -> None:
-    """Measure all servers that can be had, or those of these names, and print both tables."""
-    print(
-        "seconds: from the pre-script's start to held, from the post-script's until all writers wrote again"
-    )
-    print(f"{'server':<24} {'held':>7} {'(min to max)':>17} {'written':>7} {'(min to max)':>17}")
+def report(command: Sequence[str], rounds: int, names: Sequence[str] = ()) -> list[str]:
+    """Measure all servers that can be had, or those of these names; the lines of both tables, printed too."""
+    said: list[str] = []
+
+    def say(line: str) -> None:
+        said.append(line)
+        print(line, flush=True)
+
+    say("seconds: from the pre-script's start to held, from the post-script's until all writers wrote again")
+    say(f"{'server':<24} {'held':>7} {'(min to max)':>17} {'written':>7} {'(min to max)':>17}")
     chosen = [engine for engine in engines() if not names or engine.name in names]
     for engine in chosen:
         if missing := engine.missing():
-            print(f"{engine.name:<24} skipped: {missing}")
+            say(f"{engine.name:<24} skipped: {missing}")
             continue
         with ground(engine, "ext4") as on:
             times = measure(on, command, rounds)
-        columns = "".join(_column(values) for values in (times.held, times.written))
-        print(f"{engine.name:<24}{columns}", flush=True)
+        say(f"{engine.name:<24}{''.join(_column(values) for values in (times.held, times.written))}")
     if not names:
-        report_five(command, rounds)
+        say("")
+        report_five(command, rounds, say)
+    return said
 
 
-def report_five(command: Sequence[str], rounds: int) -> None:
+def report_five(command: Sequence[str], rounds: int, say: Callable[[str], None]) -> None:
     """Measure five servers at once, and say whether the aim was reached."""
     five = first_of(5)
     if len(five) < 5:
-        print(f"five at once: skipped, there are only {len(five)} servers")
+        say(f"five at once: skipped, there are only {len(five)} servers")
         return
     with contextlib.ExitStack() as stack:
         grounds = [stack.enter_context(ground(engine, "ext4")) for engine in five]
         alone, together = at_once(grounds, command, rounds)
     for name, seconds in alone.items():
-        print(f"alone    {name:<20} {seconds:>7.3f}")
+        say(f"alone    {name:<20} {seconds:>7.3f}")
     ratio = together / max(alone.values())
     reached = "reached" if ratio <= AIM else "NOT reached"
-    print(f"together {'':<20} {together:>7.3f}   {ratio:.2f} times the slowest; the aim is {AIM} ({reached})")
+    say(f"together {'':<20} {together:>7.3f}   {ratio:.2f} times the slowest; the aim is {AIM} ({reached})")
 
 
 def _column(values: Sequence[float]) -> str:
@@ -161,17 +169,47 @@ def _column(values: Sequence[float]) -> str:
     return f" {statistics.median(values):>7.3f} {spread:>17}"
 
 
+def page(on: Machine, tables: Sequence[str]) -> str:
+    """What is kept of a run."""
+    machine = "\n".join(f"- {line}" for line in on.lines())
+    figures = "\n".join(tables)
+    return f"""# How long servers take to be held and released
+
+Medians. Each server is on an ext4 filesystem of its own and written to by several processes; the compiled
+pair of scripts holds and releases it, and nothing is frozen. "Written" ends once every writer has committed
+again. Then five servers alone and in one plan, without writers.
+
+```
+{figures}
+```
+
+## The machine
+
+{machine}
+
+Written by `make bench ARGS=--keep`.
+"""
+
+
 def main() -> int:
     """Measure, and print the tables; 0 once measured."""
     parser = argparse.ArgumentParser(prog="python -m tests.servers.bench")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--quick", action="store_const", const=2, dest="rounds", help="two rounds")
+    parser.add_argument(
+        "--keep", action="store_true", help=f"write the tables to {KEPT.relative_to(KEPT.parents[3])}"
+    )
     parser.add_argument("--binary", default=str(Path(sys.executable).with_name("app")))
     parser.add_argument("names", nargs="*", metavar="NAME")
     arguments = parser.parse_args()
     if os.geteuid() != 0:
         print("bench: needs root: loop devices, mounts and freezing", file=sys.stderr)
         return 4
-    report([arguments.binary], arguments.rounds, arguments.names)
+    found = look()
+    tables = report([arguments.binary], arguments.rounds, arguments.names)
+    if arguments.keep:
+        KEPT.parent.mkdir(exist_ok=True)
+        KEPT.write_text(page(found, tables), encoding="utf-8")
     return 0
 
 
