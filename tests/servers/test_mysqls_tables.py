@@ -106,6 +106,43 @@ def test_instance_lock_needs_to_see_every_table(grounded: Ground, here: Stage) -
     assert "not every table is seen: grant SELECT or REFERENCES on *.*" in because(report)
 
 
+@contextlib.contextmanager
+def no_redo_log(server: MySQLServer) -> Iterator[None]:
+    """InnoDB without its redo log for as long as the context lasts, as for a bulk load."""
+    server.query("ALTER INSTANCE DISABLE INNODB REDO_LOG")
+    try:
+        yield
+    finally:
+        server.query("ALTER INSTANCE ENABLE INNODB REDO_LOG")
+
+
+@pytest.mark.parametrize("grounded", [INSTANCE, MYSQL_LOCK], indirect=True)
+def test_without_a_redo_log_nothing_is_held(grounded: Ground, here: Stage) -> None:
+    """Whatever is locked, a copy of such files recovers nothing."""
+    server = server_of(grounded)
+    with no_redo_log(server):
+        status, report = here.run(grounded.rehearsal(here, 0, freeze=False))
+    assert (status, report["achieved"]) == (1, "crash")
+    assert "Innodb_redo_log_enabled" in because(report) and "answered 'OFF'" in because(report)
+    assert here.run(grounded.rehearsal(here, 0, freeze=False))[0] == 0
+
+
+@pytest.mark.parametrize("grounded", [INSTANCE, MYSQL_LOCK], indirect=True)
+def test_the_redo_log_is_turned_off_in_mid_hold(grounded: Ground, here: Stage) -> None:
+    """The instance lock lets nobody do so until the release; what a read lock lets happen is seen."""
+    server = server_of(grounded)
+    cycle = here.start("run", "--json", grounded.rehearsal(here, 1.5, freeze=False))
+    cycle.when("snapshot_begin")
+    with no_redo_log(server):
+        status = cycle.wait(20)
+    (report,) = here.reports()
+    if grounded.engine is mysql.ENGINES[0]:
+        assert (status, report["achieved"]) == (0, "application"), report
+    else:
+        assert (status, report["achieved"]) == (1, "crash"), report
+        assert "Innodb_redo_log_enabled" in because(report)
+
+
 @pytest.mark.parametrize("grounded", [STAGES, INSTANCE], indirect=True)
 def test_positions(grounded: Ground, here: Stage) -> None:
     """What the report keeps is where the server's binary log stood."""
