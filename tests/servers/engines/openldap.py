@@ -93,14 +93,21 @@ class Directory(Server):
         assert done.stdout.count("\nentryUUID:") == len(self.ledger()) + 2
 
     def read_only(self) -> str:
-        """TRUE or FALSE."""
+        """TRUE or FALSE, or "" where nothing is written of it."""
         said = speak(self.uri, "ldapsearch", "-LLL", "-s", "base", "-b", DATABASE, "olcReadOnly")
-        return said.strip().rpartition("olcReadOnly: ")[2]
+        assert said.startswith(f"dn: {DATABASE}\n")
+        return said.strip().partition("\nolcReadOnly: ")[2]
+
+    def set_read_only(self, value: str) -> None:
+        """TRUE or FALSE, or "" to take away what is written."""
+        values = f"olcReadOnly: {value}\n" if value else ""
+        change = f"dn: {DATABASE}\nchangetype: modify\nreplace: olcReadOnly\n{values}"
+        if value != self.read_only():  # what is not there cannot be taken away
+            speak(self.uri, "ldapmodify", text=change)
 
     def break_hold(self) -> str:
-        change = f"dn: {DATABASE}\nchangetype: modify\nreplace: olcReadOnly\nolcReadOnly: FALSE\n"
         assert self.read_only() == "TRUE"
-        speak(self.uri, "ldapmodify", text=change)
+        self.set_read_only("FALSE")
         return "olcReadOnly"
 
     def ledger(self) -> dict[int, dict[int, int]]:
@@ -159,6 +166,9 @@ class OpenLDAP(Engine):
                 server = Directory(data, uri, configuration, self.mode)
                 wait_for(server.read_only, process, folder / "log", (Refused,))
                 if make:
+                    # As Debian's package and most others make it: slaptest alone writes defaults out.
+                    assert server.read_only() == "FALSE"
+                    server.set_read_only("")
                     top = _entry(SUFFIX, "organization", "objectClass: dcObject", "o: x", "dc: example")
                     speak(uri, "ldapmodify", text=top + _entry(LEDGER, "organizationalUnit", "ou: ledger"))
                 yield server
