@@ -1,4 +1,7 @@
-"""What each policy is tried with: its settings, what shows its hold, and what must make it fail."""
+"""What each policy is tried with: its settings, what shows its hold, and what must make it fail.
+
+Here the databases of SQL; the others in ``stores``.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from pathlib import Path
 
 from tests.standins.case import Case, Wrong
 from tests.standins.ground import USER, Standin
+from tests.standins.stores import STORES
 
 
 def _home(at: Standin) -> Path:
@@ -168,6 +172,25 @@ DB2 = (
             Wrong("no word of db2pd", "answered ''", before=lambda at: at.rig("db2pd", answer="")),
         ),
     ),
+    Case(
+        "db2 not activated",
+        "db2",
+        _db2,
+        state="suspended",
+        idle="NO",
+        held="YES",
+        still=True,
+        quiesces="write suspend",
+        undone="write resume",
+        wrong=(
+            Wrong(
+                "no bufferpools flushed",
+                "SQL0552N",
+                before=lambda at: at.rig("flush", answer="SQL0552N  no privilege", status=4),
+            ),
+        ),
+        more={"activated": False},
+    ),
 )
 
 
@@ -266,108 +289,4 @@ SQL_SERVER = (
 )
 
 
-def _mongodb(at: Standin) -> str:
-    return f"""
-        extends = "mongodb"
-        [settings]
-        os_user = "{USER}"
-        client = "{at.program("mongosh")}"
-        """
-
-
-def _locked_unseen(at: Standin) -> None:
-    """Somebody locks right after the policy has looked: that lock must still be there in the end."""
-    at.call("lock_quietly")
-    at.rig("currentOp", answer='{"ok": 1, "inprog": []}')
-
-
-MONGODB = (
-    Case(
-        "mongodb",
-        "mongodb",
-        _mongodb,
-        state="locks",
-        idle=0,
-        held=1,
-        still=True,
-        client="mongosh.js",
-        quiesces='"fsync": 1|"fsync":1',
-        undone="fsyncUnlock",
-        saved=("lock_count",),
-        wrong=(
-            Wrong("somebody else's", "locked true", before=lambda at: at.call("lock_quietly"), left=1),
-            Wrong("unlocked by another", "locked false", during=lambda at: at.call("unlock_quietly")),
-            Wrong("restarted", "session was", during=lambda at: at.call("restart")),
-            Wrong("mongos", "mongos", before=lambda at: at.put("router", True)),
-            Wrong("down", "ECONNREFUSED", before=lambda at: at.put("up", False)),
-            Wrong(
-                "no right",
-                "not authorized",
-                before=lambda at: at.rig("fsync", answer='{"ok": 0, "errmsg": "not authorized"}'),
-            ),
-            Wrong("locked between", "lockCount 2", before=_locked_unseen, left=1),
-        ),
-    ),
-)
-
-
-def _nodetool(name: str) -> Callable[[Standin], str]:
-    def text(at: Standin) -> str:
-        return f"""
-            extends = "{name}"
-            [settings]
-            os_user = "{USER}"
-            nodetool = "{at.program("nodetool")}"
-            """
-
-    return text
-
-
-CASSANDRA = tuple(
-    Case(
-        name,
-        "cassandra",
-        _nodetool(name),
-        level="filesystem",
-        session=False,
-        saved=("node",),
-        wrong=(
-            Wrong("another node", "before", during=lambda at: at.call("replaced")),
-            Wrong("down", "Failed to connect", before=lambda at: at.put("up", False)),
-            Wrong("flush fails", "status 2", before=lambda at: at.rig("flush", answer="error: x", status=2)),
-        ),
-    )
-    for name in ("cassandra", "scylla")
-)
-
-
-def _curl(name: str) -> Callable[[Standin], str]:
-    def text(at: Standin) -> str:
-        return f"""
-            extends = "{name}"
-            [settings]
-            os_user = "{USER}"
-            curl = "{at.program("curl")}"
-            """
-
-    return text
-
-
-ELASTIC = tuple(
-    Case(
-        name,
-        "elastic",
-        _curl(name),
-        level="crash",
-        session=False,
-        saved=("node",),
-        wrong=(
-            Wrong("restarted", "before", during=lambda at: at.call("restart")),
-            Wrong("down", "Failed to connect", before=lambda at: at.put("up", False)),
-            Wrong("shards fail", "failed", before=lambda at: at.put("failing", 1)),
-        ),
-    )
-    for name in ("elasticsearch", "opensearch")
-)
-
-CASES = (*ORACLE, *HANA, *DB2, *IRIS, *SQL_SERVER, *MONGODB, *CASSANDRA, *ELASTIC)
+CASES = (*ORACLE, *HANA, *DB2, *IRIS, *SQL_SERVER, *STORES)

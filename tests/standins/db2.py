@@ -1,7 +1,8 @@
 """A stand-in for Db2, its command line processor and db2pd: suspend_io and the connection it hangs on.
 
 A ``db2`` command ends at once; what keeps the connection is its back end, one for each shell that starts
-commands. Here the number of that shell stands for it.
+commands. Here the number of that shell stands for it, and it ends with that shell. Like the real one, db2pd
+prints settings by their descriptions and not by their names, and nothing of a database that is not active.
 """
 
 from __future__ import annotations
@@ -14,6 +15,31 @@ from tests.standins.product import Link, Product, Refused, say
 
 DONE = "DB20000I  The {0} command completed successfully."
 
+SETTINGS = """
+Database Member 0 -- Database SAMPLE -- Active -- Up 0 days 00:12:43 -- Date 2024-05-06-07.08.09.000000
+
+Database Configuration Settings:
+Description                                   Memory Value                                  Disk Value
+DB configuration release level                0x1500                                        0x1500
+Database is consistent                        NO                                            NO
+Rollforward pending                           NO                                            NO
+Database is in write suspend state            {0:<46}{0}
+HADR database role                            STANDARD                                      STANDARD
+"""
+
+INACTIVE = """
+Database SAMPLE not activated on database member 0 or this database name cannot be found in the local \
+database directory.
+
+Option -dbcfg requires -db <database> or -alldbs option and active database.
+"""
+
+DOWN = """
+Unable to attach to database manager on member 0.
+Please ensure the following are true:
+   - db2start has been run for the member.
+"""
+
 
 class Db2(Product):
     """One instance with one database, SAMPLE."""
@@ -22,6 +48,12 @@ class Db2(Product):
         super().__init__()
         self.suspended = "NO"
         self.connected: list[str] = []
+        self.activated = True
+
+    @property
+    def active(self) -> bool:
+        """By ACTIVATE DATABASE, or for as long as somebody is connected; nor does it end while suspended."""
+        return self.activated or bool(self.connected) or self.suspended != "NO"
 
     def writable(self) -> bool:
         """Suspended: neither table spaces nor logs."""
@@ -42,14 +74,12 @@ class Db2(Product):
     def execute(self, session: int, statement: str) -> tuple[str, int]:
         """``SHELL: COMMAND``."""
         shell, _, command = statement.partition(": ")
+        self.connected = [one for one in self.connected if os.path.exists(f"/proc/{one}")]
         command = command.lower()
         if command == "db2pd":
-            state = (
-                "IN_PROGRESS"
-                if any("write suspend" in text for text in self.running.values())
-                else self.suspended
-            )
-            return f"Database Member 0 -- Database SAMPLE -- Active\nSUSPEND_IO    {state}    {state}", 0
+            suspending = any("write suspend" in text for text in self.running.values())
+            state = "IN_PROGRESS" if suspending else self.suspended
+            return (SETTINGS.format(state) if self.active else INACTIVE), 0
         if command == "connect to sample":
             if self.suspended != "NO":
                 raise Refused("(it hangs until writes are resumed)", -1)
@@ -103,5 +133,5 @@ def db2pd(link: Link, arguments: list[str]) -> int:
         say("Invalid option")
         return 1
     answer = link.ask(say=f"{os.getppid()}: db2pd")
-    say("Database SAMPLE not activated" if answer.get("down") else answer["text"])
+    say(DOWN if answer.get("down") else answer["text"])
     return 0
