@@ -254,7 +254,7 @@ SQL_SERVER = (
         still=True,
         client="client sqlcmd",
         quiesces="BACKUP = ON",
-        undone="BACKUP = OFF",
+        undone="^(?!DECLARE).*BACKUP = OFF",
         saved=("suspended",),
         wrong=(
             Wrong("somebody else's", "suspended 1", before=lambda at: at.call("others"), left=["sales"]),
@@ -269,6 +269,20 @@ SQL_SERVER = (
         ),
     ),
     Case(
+        "sql-server before CU16",
+        "sqlserver",
+        _sql_server("resume"),
+        state="suspended",
+        idle=[],
+        held=["orders", "sales"],
+        still=True,
+        client="client sqlcmd",
+        quiesces="BACKUP = ON",
+        undone="^(?!DECLARE).*BACKUP = OFF",
+        wrong=(Wrong("somebody else's", "suspended 1", before=lambda at: at.call("others"), left=["sales"]),),
+        more={"fixed": False},
+    ),
+    Case(
         "sql-server metadata",
         "sqlserver",
         _sql_server("metadata"),
@@ -277,7 +291,7 @@ SQL_SERVER = (
         held=["orders", "sales"],
         still=True,
         client="client sqlcmd",
-        undone="BACKUP SERVER|BACKUP = OFF",
+        undone="^(?!DECLARE).*(BACKUP SERVER|BACKUP = OFF)",
         wrong=(
             Wrong(
                 "disk full",

@@ -19,6 +19,11 @@ STATUS = (
     "is_write_io_frozen",
 )
 CONNECTIONS = ("session_id", "connection_id", "parent_connection_id")
+REQUESTS = ("session_id", "connection_id", "command")
+DATABASES = ("database_id", "name")
+
+SUSPENDABLE = ["orders", "sales"]
+SYSTEM = ["master", "tempdb", "model", "msdb"]
 
 
 class SqlServer(Product):
@@ -32,15 +37,16 @@ class SqlServer(Product):
         self.thawing = False
         self.backups: list[str] = []
         self.reconnects = 0
+        self.fixed = True
 
     def writable(self) -> bool:
         """Whether a user database can write."""
         return not self.suspended
 
     def ended(self, session: int) -> None:
-        """The locks of a suspension belong to its session."""
+        """The locks of a suspension belong to its session; by KB5048510 databases may stay suspended."""
         if session == self.owner:
-            self.owner, self.suspended = None, []
+            self.owner, self.suspended = None, [] if self.fixed else self.suspended
 
     def off_quietly(self) -> None:
         """The suspension of one database is lost."""
@@ -58,9 +64,15 @@ class SqlServer(Product):
     def execute(self, session: int, statement: str) -> tuple[str, int]:
         """One batch of one statement."""
         plain = " ".join(statement.split())
-        if condition := re.match(r"IF (.+?) > 0 (ALTER .*)", plain):
+        if condition := re.match(r"IF (.+?) = 1 (ALTER .*)", plain):
             found = self._select(session, f"SELECT {condition[1]}")
-            return self.execute(session, condition[2]) if int(found) > 0 else ("", 0)
+            return self.execute(session, condition[2]) if int(found) == 1 else ("", 0)
+        if built := re.fullmatch(
+            r"DECLARE (@\w+) nvarchar\(max\) = N''; SELECT \1 \+= (.*); EXEC \(\1\)", plain
+        ):
+            for one in "".join(self._select(session, f"SELECT {built[2]}").splitlines()).split("; "):
+                self.execute(session, one) if one else None
+            return "", 0
         if plain.startswith("SELECT "):
             return self._select(session, plain), 0
         if re.fullmatch(r"SET NOCOUNT ON", plain):
@@ -72,18 +84,25 @@ class SqlServer(Product):
                 raise Refused(
                     "Msg 3081, Level 16, State 3, Server x, Line 1\nA database is suspended already."
                 )
-            self.owner, self.suspended = session, ["orders", "sales"]
+            self.owner, self.suspended = session, list(SUSPENDABLE)
             return "\n".join(
                 f'Database "{name}" successfully suspended for snapshot backup in session {session}.'
                 for name in self.suspended
             ), 0
         if plain == "ALTER SERVER CONFIGURATION SET SUSPEND_FOR_SNAPSHOT_BACKUP = OFF":
             self._needs(session)
-            self.owner, self.suspended = None, []
+            self.owner, self.suspended = None, [] if self.fixed else self.suspended[1:]
+            return "", 0
+        if named := re.fullmatch(r"ALTER DATABASE \[(.*)\] SET SUSPEND_FOR_SNAPSHOT_BACKUP = OFF", plain):
+            if named[1] not in self.suspended or self.owner not in (None, session):
+                raise Refused(
+                    "Msg 3082, Level 16, State 1, Server x, Line 1\nIt is not suspended by this session."
+                )
+            self.suspended.remove(named[1])
             return "", 0
         if written := re.fullmatch(r"BACKUP SERVER TO DISK = '([^']+)' WITH METADATA_ONLY, FORMAT", plain):
             self._needs(session)
-            self.owner, self.suspended = None, []
+            self.owner, self.suspended = None, [] if self.fixed else self.suspended[1:]
             self.backups.append(written[1])
             return "BACKUP SERVER successfully processed 0 pages in 0.012 seconds (0.000 MB/sec).", 0
         raise Refused("Msg 102, Level 15, State 1, Server x, Line 1\nIncorrect syntax.")
@@ -100,17 +119,30 @@ class SqlServer(Product):
                 STATUS,
                 [(5 + n, name, self.owner, 12, 0, 1) for n, name in enumerate(self.suspended)],
             ),
+            "sys.dm_exec_requests": (
+                REQUESTS,
+                [(number, f"GUID-{number}-{self.reconnects}", text) for number, text in self.running.items()],
+            ),
+            "sys.databases": (DATABASES, list(enumerate([*SYSTEM, *SUSPENDABLE], 1))),
             "sys.dm_exec_connections": (CONNECTIONS, [(session, f"GUID-{session}-{self.reconnects}", None)]),
         }
-        properties = {"SuspendedDatabaseCount": len(self.suspended), "ProductMajorVersion": self.major}
-        # T-SQL for SQLite: CONVERT(type, value), +, @@SPID.
+        properties = {
+            "SuspendedDatabaseCount": len(self.suspended) if self.fixed else 0,
+            "IsServerSuspendedForSnapshotBackup": int(self.owner is not None),
+            "ProductMajorVersion": self.major,
+        }
+        # T-SQL for SQLite: CONVERT(type, value), N'...', +, @@SPID.
         text = re.sub(r"CONVERT\((varchar|int)(?:\(\d+\))?, ", r"convert_to('\1', ", statement)
-        text = text.replace(" + ", " || ").replace("@@SPID", str(session))
+        text = re.sub(r"\bN'", "'", text).replace(" + ", " || ").replace("@@SPID", str(session))
         functions: dict[str, Callable[..., Any]] = {
             "convert_to": lambda kind, value: (
                 int(value or 0) if kind == "int" else str(value or 0) if value is not None else "NULL"
             ),
             "SERVERPROPERTY": properties.get,
+            "DATABASEPROPERTYEX": lambda name, what: (
+                int(name in self.suspended) if what == "IsDatabaseSuspendedForSnapshotBackup" else None
+            ),
+            "QUOTENAME": lambda name: "[" + name.replace("]", "]]") + "]",
         }
         return "\n".join(" ".join(map(str, row)) for row in rows(queries(content, "sys"), text, functions))
 
