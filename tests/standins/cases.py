@@ -82,7 +82,7 @@ ORACLE = (
         state="active",
         idle=0,
         held=0,
-        saved=("time_before", "time_after"),
+        saved=("time_before", "scn_before", "time_after", "scn_after"),
         wrong=(
             Wrong("no archivelog", "ARCHIVELOG", before=lambda at: at.put("log_mode", "NOARCHIVELOG")),
             Wrong(

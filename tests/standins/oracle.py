@@ -20,6 +20,18 @@ VIEWS = {
 }
 """The columns that are used, as Oracle's Reference has them; SQLite knows no # in a name."""
 
+FORMATS = {"YYYY": "%Y", "MM": "%m", "DD": "%d", "HH24": "%H", "MI": "%M", "SS": "%S"}
+"""Elements of a format model, and what they are for Python."""
+
+
+def to_char(value: object, model: str = "") -> str:
+    """TO_CHAR of a number, or of a time as it is kept here; what follows its seconds stays."""
+    found = re.fullmatch(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)(.*)", str(value))
+    if not found:
+        return str(value)
+    plain = re.sub("|".join(FORMATS), lambda element: FORMATS[element[0]], model)
+    return time.strftime(plain, time.strptime(found[1], "%Y-%m-%d %H:%M:%S")) + found[2]
+
 
 class Oracle(Product):
     """One instance. A container database: the root, the seed, an open and a closed pluggable database."""
@@ -128,7 +140,7 @@ class Oracle(Product):
         if older and re.search(r"con_id|v\$pdbs", statement):
             raise Refused('ORA-00904: "D"."CON_ID": invalid identifier')
         functions = {
-            "TO_CHAR": lambda value, *_: str(value),
+            "TO_CHAR": to_char,
             "SYS_CONTEXT": lambda space, name: str(session) if (space, name) == ("USERENV", "SID") else None,
             "REGEXP_SUBSTR": lambda text, pattern: (re.search(pattern, text) or [""])[0],
         }

@@ -217,3 +217,16 @@ def test_a_policy_for_a_standby_leaves_a_primary_alone(at: Standin, case: Case) 
     at.put(name, standby)
     status, report = at.report(policy(at, case, more='role = "standby"'))
     assert (status, report["applications"][0]["role"]) == (0, "standby")
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c.name == "oracle snapshot"], ids=names)
+def test_the_time_of_a_snapshot_is_as_oracle_takes_it(at: Standin, case: Case) -> None:
+    """RECOVER ... SNAPSHOT TIME wants 'YYYY-MM-DD:HH24:MI:SS', and is given what the report says."""
+    begun = time.time()
+    status, report = at.report(policy(at, case, 0.1))
+    assert status == 0
+    saved = report["applications"][0]["saved"]
+    for when in ("before", "after"):
+        told = time.mktime(time.strptime(saved[f"time_{when}"], "%Y-%m-%d:%H:%M:%S"))
+        assert int(begun) <= told <= time.time()
+    assert int(saved["scn_before"]) < int(saved["scn_after"])
