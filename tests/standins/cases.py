@@ -47,7 +47,7 @@ ORACLE = (
         held=2,
         quiesces="BEGIN BACKUP",
         undone="END BACKUP",
-        saved=("in_backup", "sid"),
+        saved=("in_backup", "sid", "serial"),
         wrong=(
             Wrong("no archivelog", "ARCHIVELOG", before=lambda at: at.put("log_mode", "NOARCHIVELOG")),
             Wrong("somebody else's", "'active 2'", before=lambda at: at.call("_begin"), left=2),

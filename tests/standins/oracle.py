@@ -7,7 +7,7 @@ import sys
 import time
 from typing import Any
 
-from tests.standins.product import Link, Product, Refused, queries, rows, say
+from tests.standins.product import Functions, Link, Product, Refused, queries, rows, say
 
 VIEWS = {
     "v$instance": ("instance_name", "version", "startup_time"),
@@ -15,7 +15,7 @@ VIEWS = {
     "v$backup": ("file_no", "status", "change_no", "time", "con_id"),
     "v$datafile": ("file_no", "status", "enabled", "con_id"),
     "v$pdbs": ("con_id", "name", "open_mode"),
-    "v$session": ("sid", "status", "command"),
+    "v$session": ("sid", "serial_no", "status", "command"),
     "dual": ("dummy",),
 }
 """The columns that are used, as Oracle's Reference has them; SQLite knows no # in a name."""
@@ -43,6 +43,8 @@ class Oracle(Product):
         self.role = "PRIMARY"
         self.scn = 1000
         self.archived = 0
+        self.gone: list[int] = []
+        self.reused = False
         self.files = [
             self._file(1, "SYSTEM", "READ WRITE", 1),
             self._file(2, "ONLINE", "READ WRITE", 2),
@@ -56,6 +58,10 @@ class Oracle(Product):
     @staticmethod
     def _file(number: int, status: str, enabled: str, container: int) -> dict[str, Any]:
         return {"number": number, "status": status, "enabled": enabled, "container": container, "since": None}
+
+    def ended(self, session: int) -> None:
+        """Its SID is free for another."""
+        self.gone.append(session)
 
     @property
     def active(self) -> int:
@@ -113,6 +119,15 @@ class Oracle(Product):
             raise Refused("ORA-00258: manual archiving in NOARCHIVELOG mode must identify log")
         self.archived += 1
 
+    def _sessions(self, asking: int) -> list[tuple[int, int, str, int]]:
+        """V$SESSION. ``reused``: others have got the SIDs of those that are gone, and move data files."""
+        texts = {asking: "SELECT", **self.running}
+        found = [
+            (number, 7000 + number, "ACTIVE", 35 if text.upper().startswith("ALTER DATABASE") else 3)
+            for number, text in texts.items()
+        ]
+        return found + [(number, 8000 + number, "ACTIVE", 35) for number in self.gone if self.reused]
+
     def _select(self, session: int, statement: str) -> str:
         older = self.version.startswith("11.")
         backup = [
@@ -131,21 +146,19 @@ class Oracle(Product):
             "v$backup": backup,
             "v$datafile": [(f["number"], f["status"], f["enabled"], f["container"]) for f in self.files],
             "v$pdbs": [(number, name, mode) for number, (name, mode) in self.databases.items()],
-            "v$session": [
-                (number, "ACTIVE", 35 if text.upper().startswith("ALTER DATABASE") else 3)
-                for number, text in self.running.items()
-            ],
+            "v$session": self._sessions(session),
             "dual": [("X",)],
         }
         if older and re.search(r"con_id|v\$pdbs", statement):
             raise Refused('ORA-00904: "D"."CON_ID": invalid identifier')
-        functions = {
+        functions: Functions = {
             "TO_CHAR": to_char,
+            "TO_NUMBER": int,
             "SYS_CONTEXT": lambda space, name: str(session) if (space, name) == ("USERENV", "SID") else None,
             "REGEXP_SUBSTR": lambda text, pattern: (re.search(pattern, text) or [""])[0],
         }
         database = queries({name: (VIEWS[name], content[name]) for name in VIEWS})
-        text = re.sub(r"\b(file|change)#", r"\1_no", statement)
+        text = re.sub(r"\b(file|change|serial)#", r"\1_no", statement)
         text = re.sub(r"\bSYSTIMESTAMP\b", f"'{time.strftime('%Y-%m-%d %H:%M:%S')}'", text)
         return "\n".join(
             " ".join("" if cell is None else str(cell) for cell in row)

@@ -230,3 +230,14 @@ def test_the_time_of_a_snapshot_is_as_oracle_takes_it(at: Standin, case: Case) -
         told = time.mktime(time.strptime(saved[f"time_{when}"], "%Y-%m-%d:%H:%M:%S"))
         assert int(begun) <= told <= time.time()
     assert int(saved["scn_before"]) < int(saved["scn_after"])
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c.name == "oracle backup"], ids=names)
+def test_a_session_of_the_same_sid_is_not_waited_for(at: Standin, case: Case) -> None:
+    """Oracle gives the SID of a session that is gone to the next one, whose work is not ours."""
+    at.put("reused", True)
+    cycle = at.stage.start("run", "--json", policy(at, case, 1))
+    cycle.when("snapshot_begin")
+    os.kill(cycle.pid("keeper"), signal.SIGKILL)
+    at.wait_for(case.state, case.idle, 5)
+    assert cycle.wait(30) != 0
