@@ -21,6 +21,7 @@ class MongoDB(Product):
         self.router = False
         self.secondary = False
         self.unlocks = 0
+        self.before_44 = False
 
     def writable(self) -> bool:
         """Locked: nobody writes."""
@@ -50,11 +51,9 @@ class MongoDB(Product):
         return json.dumps({**handlers[name](command), "ok": 1}), 0
 
     def _hello(self, _: dict[str, Any]) -> dict[str, Any]:
-        answer: dict[str, Any] = {
-            "isWritablePrimary": not self.secondary,
-            "secondary": self.secondary,
-            "topologyVersion": {"processId": self.born, "counter": 6},
-        }
+        answer: dict[str, Any] = {"isWritablePrimary": not self.secondary, "secondary": self.secondary}
+        if not self.before_44:
+            answer["topologyVersion"] = {"processId": self.born, "counter": 6}
         return {**answer, "msg": "isdbgrid"} if self.router else answer
 
     def _current(self, command: dict[str, Any]) -> dict[str, Any]:
@@ -89,6 +88,15 @@ product = MongoDB
 
 def mongosh(link: Link, arguments: list[str]) -> int:
     """``mongosh --quiet --norc URI`` with lines on stdin: node, with the connection as descriptor 3."""
+    return _shell("mongosh", link, arguments)
+
+
+def mongo(link: Link, arguments: list[str]) -> int:
+    """The old shell: the same arguments and statements, other words."""
+    return _shell("mongo", link, arguments)
+
+
+def _shell(name: str, link: Link, arguments: list[str]) -> int:
     node = shutil.which("node")
     if (
         node is None
@@ -101,4 +109,4 @@ def mongosh(link: Link, arguments: list[str]) -> int:
         say("MongoNetworkError: connect ECONNREFUSED 127.0.0.1:27017")
         return 1
     os.dup2(link.socket.fileno(), 3)
-    return subprocess.call([node, str(Path(__file__).with_name("mongosh.js"))], pass_fds=[3])
+    return subprocess.call([node, str(Path(__file__).with_name("mongosh.js")), name], pass_fds=[3])

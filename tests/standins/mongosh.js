@@ -1,11 +1,13 @@
 // A stand-in for mongosh on a pipe: reads lines, evaluates each, prints what they print and what they are worth.
 // The first prompt, the blank line after what has no value, and "Uncaught" are as mongosh 2.12 was seen to do.
+// With the argument "mongo" it does as the old shell of MongoDB 4.4 and 5.0 does.
 "use strict";
 const fs = require("fs");
 const vm = require("vm");
 const readline = require("readline");
 
 const CONNECTION = 3;
+const OLD = process.argv[2] === "mongo";
 
 function ask(command) {
   fs.writeSync(CONNECTION, JSON.stringify({ say: JSON.stringify(command) }) + "\n");
@@ -45,9 +47,12 @@ reader.on("line", (line) => {
   }
   try {
     const value = vm.runInContext(line, context);
-    out((value === undefined ? "" : typeof value === "function" ? "[Function]" : String(value)) + "\n");
+    if (value !== undefined || !OLD) {
+      out((value === undefined ? "" : typeof value === "function" ? "[Function]" : String(value)) + "\n");
+    }
   } catch (error) {
-    out(`Uncaught ${error.name}: ${error.message}\n`);
+    const said = `${error.name}: ${error.message}`;
+    out(OLD ? `uncaught exception: ${said} :\n@(shell):1:1\n` : `Uncaught ${said}\n`);
   }
   out(context.prompt);
 });

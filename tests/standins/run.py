@@ -20,6 +20,7 @@ PROGRAMS = {
     "sqlcmd": "sqlserver",
     "nodetool": "cassandra",
     "mongosh": "mongodb",
+    "mongo": "mongodb",
     "curl": "elastic",
 }
 

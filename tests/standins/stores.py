@@ -8,13 +8,16 @@ from tests.standins.case import Case, Wrong
 from tests.standins.ground import USER, Standin
 
 
-def _mongodb(at: Standin) -> str:
-    return f"""
-        extends = "mongodb"
-        [settings]
-        os_user = "{USER}"
-        client = "{at.program("mongosh")}"
-        """
+def _mongodb(client: str) -> Callable[[Standin], str]:
+    def text(at: Standin) -> str:
+        return f"""
+            extends = "mongodb"
+            [settings]
+            os_user = "{USER}"
+            client = "{at.program(client)}"
+            """
+
+    return text
 
 
 def _locked_unseen(at: Standin) -> None:
@@ -27,7 +30,7 @@ MONGODB = (
     Case(
         "mongodb",
         "mongodb",
-        _mongodb,
+        _mongodb("mongosh"),
         state="locks",
         idle=0,
         held=1,
@@ -40,6 +43,7 @@ MONGODB = (
             Wrong("somebody else's", "locked true", before=lambda at: at.call("lock_quietly"), left=1),
             Wrong("unlocked by another", "locked false", during=lambda at: at.call("unlock_quietly")),
             Wrong("restarted", "session was", during=lambda at: at.call("restart")),
+            Wrong("before 4.4", "TypeError", before=lambda at: at.put("before_44", True)),
             Wrong("mongos", "mongos", before=lambda at: at.put("router", True)),
             Wrong("down", "ECONNREFUSED", before=lambda at: at.put("up", False)),
             Wrong(
@@ -48,6 +52,22 @@ MONGODB = (
                 before=lambda at: at.rig("fsync", answer='{"ok": 0, "errmsg": "not authorized"}'),
             ),
             Wrong("locked between", "lockCount 2", before=_locked_unseen, left=1),
+        ),
+    ),
+    Case(
+        "mongodb with mongo",
+        "mongodb",
+        _mongodb("mongo"),
+        state="locks",
+        idle=0,
+        held=1,
+        still=True,
+        client="mongosh.js",
+        quiesces='"fsync": 1|"fsync":1',
+        undone="fsyncUnlock",
+        wrong=(
+            Wrong("restarted", "session was", during=lambda at: at.call("restart")),
+            Wrong("before 4.4", "TypeError", before=lambda at: at.put("before_44", True)),
         ),
     ),
 )
