@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import json
 import math
+import re
+from collections.abc import Iterator
 from typing import Any
 
 import jsonschema
@@ -26,9 +28,26 @@ def _is_number(_: object, value: object) -> bool:
     return type(value) is int or (type(value) is float and math.isfinite(value))
 
 
+_ATOM = re.compile(r"(\\.|\[(?:\\.|[^\]\\])*\])|\$", re.DOTALL)
+
+
+@functools.cache
+def _compiled(pattern: str) -> re.Pattern[str]:
+    # JSON Schema's $ is ECMA's, the very end. Python's lets a line break stand behind what it anchors.
+    return re.compile(_ATOM.sub(lambda found: found[1] or r"\Z", pattern))
+
+
+def _match(_validator: Any, pattern: str, value: object, _schema: object) -> Iterator[ValidationError]:
+    """The keyword ``pattern``, which keys come to by propertyNames too."""
+    if isinstance(value, str) and not _compiled(pattern).search(value):
+        yield ValidationError(f"{value!r} does not match {pattern!r}")
+
+
 _DRAFT = jsonschema.Draft202012Validator
 _STRICT: Any = jsonschema.validators.extend(  # type: ignore[no-untyped-call]  # untyped in the library's stubs
-    _DRAFT, type_checker=_DRAFT.TYPE_CHECKER.redefine("integer", _is_integer).redefine("number", _is_number)
+    _DRAFT,
+    validators={"pattern": _match},
+    type_checker=_DRAFT.TYPE_CHECKER.redefine("integer", _is_integer).redefine("number", _is_number),
 )
 
 _KINDS = {
@@ -45,6 +64,7 @@ _PATTERNS = {
     "after": "names of policies: small letters, digits and dashes",
     "mounts": '"auto", or a list of full paths',
     "skip": "full paths of mount points, without , ; % or #: vmbackup.conf cannot express those",
+    "manifest": "full paths of files",
     "version": 'comparisons with a space between, such as ">=150000 <160000"',
     "save": "small letters, digits and _, perhaps with :hex at the end",
     "mark": "a line with {mark} in it",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from app.host import hazards
-from app.policy.vocabulary import FULL_PATH, LARGEST_TIMEOUT, Schema, integer, string, strings, table
+from app.policy.vocabulary import CONTROL, FULL_PATH, LARGEST_TIMEOUT, Schema, integer, string, strings, table
 
 
 def freeze() -> Schema:
@@ -20,7 +20,7 @@ def freeze() -> Schema:
             "description": '"auto", or the mount points to freeze',
         },
         skip={
-            **strings("mount points that are not frozen (MountsToSkip)", pattern=r"^/[^,;%#\x00-\x1f]*$"),
+            **strings("mount points that are not frozen (MountsToSkip)", pattern=rf"^/[^,;%#{CONTROL}]*$"),
             "uniqueItems": True,
         },
         timeout=integer("longest freeze, seconds (timeout in vmbackup.conf)", 1, LARGEST_TIMEOUT),
@@ -30,7 +30,7 @@ def freeze() -> Schema:
 
 def framework() -> Schema:
     """``[framework]``."""
-    location = {"pattern": r"^/[^\x00-\x1f]*[^/\x00-\x1f]$"}
+    location = {"pattern": rf"^/[^{CONTROL}]*[^/{CONTROL}]$"}
     return table(
         "the Azure Backup script framework",
         plugin_name={"type": "string", "const": "ScriptRunner", "description": "pluginName"},
@@ -38,11 +38,11 @@ def framework() -> Schema:
         poll_seconds=integer("ScriptsExecutionPollTimeSeconds", 1, 5),
         pre_location=string("preScriptLocation: where the pre-script is written", **location),
         post_location=string("postScriptLocation: where the post-script is written", **location),
-        pre_params=strings("preScriptParams", pattern=r"^[^\x00-\x1f\x7f]*$"),
-        post_params=strings("postScriptParams", pattern=r"^[^\x00-\x1f\x7f]*$"),
+        pre_params=strings("preScriptParams", pattern=rf"^[^{CONTROL}]*$"),
+        post_params=strings("postScriptParams", pattern=rf"^[^{CONTROL}]*$"),
         pre_retries=integer("preScriptNoOfRetries (the extension makes none)", 0, 100),
         post_retries=integer("postScriptNoOfRetries (the extension makes none)", 0, 100),
-        app_name=string("appName, telemetry only", pattern=r"^[^\x00-\x1f\x7f]{1,128}$"),
+        app_name=string("appName, telemetry only", pattern=rf"^[^{CONTROL}]{{1,128}}$"),
         sequential_snapshot={"type": "boolean", "description": "seqsnapshot in vmbackup.conf"},
         on_app_failure_do_fs_freeze={
             "type": "boolean",

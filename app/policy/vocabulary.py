@@ -7,7 +7,10 @@ from typing import Any
 
 Schema = dict[str, Any]
 
-FULL_PATH = r"^/(?:[^/\x00-\x1f]+(?:/[^/\x00-\x1f]+)*)?$"
+CONTROL = r"\x00-\x1f\x7f-\x9f\u2028\u2029"
+"""Part of a class of characters: controls of ASCII and of C1, and what ends a line."""
+
+FULL_PATH = rf"^/(?:[^/{CONTROL}]+(?:/[^/{CONTROL}]+)*)?$"
 
 LARGEST_TIMEOUT = 1800
 """Seconds: what the framework allows for a script, and we for a whole hold."""
