@@ -13,7 +13,7 @@ from app.policy import Policy
 from app.policy.findings import Findings
 from app.policy.locate import Key
 from app.policy.schema import provider_schema
-from app.policy.settings import normal_path
+from app.policy.settings import path_problem
 from app.policy.validation import check_part
 from app.policy.wording import show
 
@@ -94,18 +94,17 @@ class Agreement:
 def agree_freeze(agreement: Agreement) -> Freeze:
     """``[freeze]`` of all policies; ``skip`` is the union."""
     mounts = agreement.get("freeze", "mounts", "auto")
-    skip = tuple(
-        sorted({path for p in agreement.policies for path in p.data.get("freeze", {}).get("skip", [])})
-    )
+    given = [path for p in agreement.policies for path in p.data.get("freeze", {}).get("skip", [])]
+    skip = tuple(sorted({path for path in given if path is not None}))
     for policy in agreement.policies:
         for key in ("mounts", "skip"):
-            given = policy.data.get("freeze", {}).get(key, [])
-            for index, path in enumerate([] if isinstance(given, str) else given):
+            paths = policy.data.get("freeze", {}).get(key, [])
+            for index, path in enumerate([] if isinstance(paths, str) else paths):
                 where: tuple[Key, ...] = ("freeze", key, index)
-                if not normal_path(path):
-                    agreement.findings.add(
-                        policy.root, where, f"{show(path)} is not a full, normal path", "no //, . or .. in it"
-                    )
+                if path is None:
+                    continue  # refused already
+                if problem := path_problem(path):
+                    agreement.findings.add(policy.root, where, *problem)
                 elif key == "mounts" and path in skip:
                     agreement.findings.add(policy.root, where, f"{show(path)} is also in freeze.skip")
     return Freeze(
@@ -158,16 +157,15 @@ def _manifests(agreement: Agreement) -> tuple[str, ...]:
     found: set[str] = set()
     for policy in agreement.policies:
         given = policy.data.get("snapshot", {}).get("manifest", [])
-        for path in [given] if isinstance(given, str) else given:
-            if normal_path(path):
-                found.add(path)
+        for index, path in enumerate([given] if isinstance(given, str) else given):
+            if path is None:
+                continue  # refused already
+            if problem := path_problem(path):
+                where: tuple[Key, ...] = ("snapshot", "manifest")
+                where = where if isinstance(given, str) else (*where, index)
+                agreement.findings.add(policy.root, where, *problem)
             else:
-                agreement.findings.add(
-                    policy.root,
-                    ("snapshot", "manifest"),
-                    f"{show(path)} is not a full, normal path",
-                    "a file in an existing folder that only root can write to",
-                )
+                found.add(path)
     return tuple(sorted(found))
 
 
@@ -188,13 +186,8 @@ def agree_extension(agreement: Agreement, freeze: Freeze) -> Extension:
     locations = {key: agreement.get("framework", key) for key in ("pre_location", "post_location")}
     for key, path in locations.items():
         setter = agreement.setter("framework", key)
-        if path is not None and setter is not None and not normal_path(path):
-            agreement.findings.add(
-                setter.root,
-                ("framework", key),
-                f"{show(path)} is not a full, normal path",
-                "no //, . or .. in it",
-            )
+        if path is not None and setter is not None and (problem := path_problem(path)):
+            agreement.findings.add(setter.root, ("framework", key), *problem)
     if locations["pre_location"] is not None and locations["pre_location"] == locations["post_location"]:
         setter = agreement.setter("framework", "post_location")
         if setter is not None:

@@ -14,6 +14,9 @@ from app.policy.source import Read, read_file, shipped_folder, shipped_names
 from app.policy.validation import check_document
 from app.template import Value
 
+_PLACED = frozenset({("freeze", "mounts"), ("freeze", "skip"), ("snapshot", "manifest")})
+"""Lists whose elements are looked at again later, each at its place: a wrong one leaves None there."""
+
 __all__ = ["Policy", "gather_policies", "load_policies", "shipped_folder", "shipped_names"]
 
 
@@ -71,7 +74,7 @@ def _load(path: str, findings: Findings, read: Read) -> Policy | None:
         for wrong in check_document(document.data, document.root, findings):
             if wrong:
                 broken.add(wrong)
-                _drop(document.data, wrong)
+                _drop(document.data, wrong, emptied=wrong[:-1] in _PLACED)
     check_level(chain, findings)
     data, root = merge(chain)
     if not whole:
@@ -81,10 +84,13 @@ def _load(path: str, findings: Findings, read: Read) -> Policy | None:
     return Policy(chain[0].file, lineage[0], lineage, data, root, settings, unsettled, frozenset(broken))
 
 
-def _drop(data: Any, path: tuple[Key, ...]) -> None:
-    """Take a wrong value out, with the innermost table's key that leads to it."""
+def _drop(data: Any, path: tuple[Key, ...], *, emptied: bool) -> None:
+    """Take a wrong value out, with the innermost table's key that leads to it; or leave its place empty."""
     holder, last = None, None
     for key in path:
+        if emptied and isinstance(data, list) and isinstance(key, int):
+            data[key] = None
+            return
         if isinstance(data, dict):
             holder, last = data, key
             data = data.get(key)

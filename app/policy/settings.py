@@ -21,6 +21,9 @@ RESERVED = frozenset(
 )
 """Placeholders of the run: a setting of the same name could not be told from them."""
 
+LONGEST_NAME, LONGEST_PATH = 255, 4095
+"""Bytes, as in linux/limits.h (NAME_MAX; PATH_MAX counts a NUL at the end)."""
+
 SET = "value"
 """Where merging keeps a value that was set, inside the setting's declaration."""
 
@@ -173,8 +176,8 @@ def _text_problem(entry: Mapping[str, Any], text: str, is_path: bool) -> tuple[s
             f"{show(text)} holds a control character or a line break",
             "settings are one line of plain text",
         )
-    if is_path and not normal_path(text):
-        return f"{show(text)} is not a full, normal path", "it begins with /, and has no //, . or .. in it"
+    if is_path and (problem := path_problem(text)):
+        return problem
     pattern = entry.get("pattern")
     if pattern is not None and not _compiled(pattern).fullmatch(text):
         return f"{show(text)} does not match {show(pattern)}", f"must match {show(pattern)}"
@@ -185,6 +188,21 @@ def _compiled(pattern: str) -> re.Pattern[str]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a set that may change its meaning in a later Python
         return re.compile(pattern)
+
+
+def path_problem(text: str) -> tuple[str, str] | None:
+    """What is wrong with a path, and what would be right; None if any filesystem could have it."""
+    if not normal_path(text):
+        return f"{show(text)} is not a full, normal path", "it begins with /, and has no //, . or .. in it"
+    encoded = text.encode("utf-8", "surrogatepass")
+    if max(map(len, encoded.split(b"/"))) > LONGEST_NAME:
+        return (
+            f"{show(text)} has too long a name in it",
+            f"between two / there are {LONGEST_NAME} bytes at most",
+        )
+    if len(encoded) > LONGEST_PATH:
+        return f"{show(text)} is too long", f"a path has {LONGEST_PATH} bytes at most"
+    return None
 
 
 def normal_path(text: str) -> bool:

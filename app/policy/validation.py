@@ -63,7 +63,8 @@ _PATTERNS = {
     "name": "small letters, digits and dashes, at most 64, such as orders-db",
     "after": "names of policies: small letters, digits and dashes",
     "mounts": '"auto", or a list of full paths',
-    "skip": "full paths of mount points, without , ; % or #: vmbackup.conf cannot express those",
+    "skip": "full paths of mount points, without , ; % # or a line break in them, or a blank at an end: "
+    "the extension's list in vmbackup.conf cannot carry those",
     "manifest": "full paths of files",
     "version": 'comparisons with a space between, such as ">=150000 <160000"',
     "save": "small letters, digits and _, perhaps with :hex at the end",

@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 from app.host import hazards
-from app.policy.vocabulary import CONTROL, FULL_PATH, LARGEST_TIMEOUT, Schema, integer, string, strings, table
+from app.policy.vocabulary import (
+    CONTROL,
+    FULL_PATH,
+    LARGEST_TIMEOUT,
+    LISTED_PATH,
+    Schema,
+    integer,
+    string,
+    strings,
+    table,
+)
 
 
 def freeze() -> Schema:
@@ -20,7 +30,7 @@ def freeze() -> Schema:
             "description": '"auto", or the mount points to freeze',
         },
         skip={
-            **strings("mount points that are not frozen (MountsToSkip)", pattern=rf"^/[^,;%#{CONTROL}]*$"),
+            **strings("mount points that are not frozen (MountsToSkip)", pattern=LISTED_PATH),
             "uniqueItems": True,
         },
         timeout=integer("longest freeze, seconds (timeout in vmbackup.conf)", 1, LARGEST_TIMEOUT),

@@ -12,6 +12,9 @@ CONTROL = r"\x00-\x1f\x7f-\x9f\u2028\u2029"
 
 FULL_PATH = rf"^/(?:[^/{CONTROL}]+(?:/[^/{CONTROL}]+)*)?$"
 
+LISTED_PATH = rf"^/(?:[^,;%#{CONTROL}]*[^\s,;%#{CONTROL}])?$"
+"""A path that a list of an INI file can carry: nothing that ends it, no blank that is cut off."""
+
 LARGEST_TIMEOUT = 1800
 """Seconds: what the framework allows for a script, and we for a whole hold."""
 

@@ -64,3 +64,58 @@ def nodes(value: Any) -> list[dict[str, Any]]:
 def test_every_pattern_is_judged_by_the_check_that_knows_where_a_text_ends() -> None:
     """Other keywords of a schema would search with Python's own ``$``."""
     assert not [node for node in nodes(policy_schema()) if "patternProperties" in node]
+
+
+@pytest.mark.parametrize("entry", ["/x ", "/x\u00a0", "/x\t", " /x", "/x,/y", "/x\ny", "/x;", "/x#", "/x%"])
+def test_the_extensions_list_can_carry_every_mount_that_is_skipped(folder: Folder, entry: str) -> None:
+    folder.custom("orders", f"[freeze]\nskip = ['/ok', {json.dumps(entry)}]")
+    problem = folder.problems()["freeze.skip[1]"]
+    assert "the extension's list in vmbackup.conf cannot carry those" in problem.hint
+
+
+def test_mounts_with_blanks_inside_are_skipped(folder: Folder) -> None:
+    folder.custom("orders", "[freeze]\nskip = ['/a b/c', '/ d', '/']")
+    assert folder.compile().extension.mounts_to_skip == ("/", "/ d", "/a b/c")
+
+
+def test_a_wrong_element_of_a_list_hides_no_other(folder: Folder) -> None:
+    folder.custom(
+        "orders",
+        """
+        [snapshot]
+        manifest = [
+          "a",
+          "/b/../c",
+        ]
+        [freeze]
+        mounts = ["m", "/n/", "/o"]
+        skip = ["/p,", "/q//r", "/o"]
+        """,
+    )
+    assert {key: problem.line for key, problem in folder.problems().items()} == {
+        "snapshot.manifest[0]": 6,
+        "snapshot.manifest[1]": 7,
+        "freeze.mounts[0]": 10,
+        "freeze.mounts[1]": 10,
+        "freeze.mounts[2]": 10,
+        "freeze.skip[0]": 11,
+        "freeze.skip[1]": 11,
+    }
+
+
+@pytest.mark.parametrize("name", ["x" * 256, "\u00e9" * 128, "/".join(["x" * 255] * 17)])
+@pytest.mark.parametrize(
+    ("more", "key"),
+    [
+        ("[freeze]\nskip = ['{}']", "freeze.skip[0]"),
+        ("[freeze]\nmounts = ['{}']", "freeze.mounts[0]"),
+        ("[snapshot]\nmanifest = ['{}']", "snapshot.manifest[0]"),
+        ("[framework]\npre_location = '{}'", "framework.pre_location"),
+        ("[settings]\nplace.type = 'path'\nplace.default = '{}'", "settings.place.default"),
+    ],
+)
+def test_a_path_is_one_that_a_filesystem_can_have(folder: Folder, more: str, key: str, name: str) -> None:
+    folder.custom("orders", more.replace("{}", f"/a/{name}"))
+    problem = folder.problems()[key]
+    assert "bytes at most" in problem.hint
+    assert problem.line
