@@ -28,7 +28,7 @@ LEVELS = ("crash", "filesystem", "application")
 
 def open_chain(path: str, read: Read, findings: Findings) -> list[Document]:
     """The file at ``path`` (or a shipped policy's bare name) and all that it extends, nearest first."""
-    document, identity = _open(path, "", read, findings)
+    document, identity = _open(path, None, read, findings)
     chain: list[Document] = []
     seen: list[str] = []
     while document is not None:
@@ -51,7 +51,7 @@ def open_chain(path: str, read: Read, findings: Findings) -> list[Document]:
         if len(chain) == LONGEST_CHAIN:
             findings.add(document.root, ("extends",), f"more than {LONGEST_CHAIN} policies extend each other")
             break
-        document, identity = _open(target, document.place, read, findings)
+        document, identity = _open(target, document, read, findings)
     return chain
 
 
@@ -111,11 +111,15 @@ def _allowed(target: str, document: Document, findings: Findings) -> bool:
     return True
 
 
-def _open(target: str, place: str, read: Read, findings: Findings) -> tuple[Document | None, str]:
+def _open(
+    target: str, origin: Document | None, read: Read, findings: Findings
+) -> tuple[Document | None, str]:
+    place = origin.place if origin else ""
     identity = identify(target, place)
     if BARE_NAME.fullmatch(target) and target in shipped_names():
         return open_shipped(target, findings), identity
-    return open_document(os.path.normpath(os.path.join(place, target)), read, findings), identity
+    path = os.path.normpath(os.path.join(place, target))
+    return open_document(path, read, findings, extended_by=origin), identity
 
 
 def _merge(

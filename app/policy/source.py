@@ -74,9 +74,14 @@ def read_file(path: str) -> bytes:
         return file.read(LARGEST + 1)
 
 
-def open_document(path: str, read: Read, findings: Findings) -> Document | None:
-    """Read and parse an operator's file; None (and a finding) where that is not possible."""
-    return _parse(path, printable(path), os.path.dirname(path), read, findings)
+def open_document(
+    path: str, read: Read, findings: Findings, extended_by: Document | None = None
+) -> Document | None:
+    """Read and parse an operator's file; None (and a finding) where that is not possible.
+
+    ``extended_by``: the policy whose ``extends`` names it, which is to be mended where it is not there.
+    """
+    return _parse(path, printable(path), os.path.dirname(path), read, findings, extended_by)
 
 
 def open_shipped(name: str, findings: Findings) -> Document | None:
@@ -85,7 +90,9 @@ def open_shipped(name: str, findings: Findings) -> Document | None:
     return _parse(str(folder / f"{name}.toml"), f"policies/{name}.toml", str(folder), _read_shipped, findings)
 
 
-def _parse(path: str, file: str, place: str, read: Read, findings: Findings) -> Document | None:
+def _parse(
+    path: str, file: str, place: str, read: Read, findings: Findings, extended_by: Document | None = None
+) -> Document | None:
     def refuse(message: str, hint: str = "", line: int | None = None) -> None:
         findings.put(Problem(file, line, "", message, hint))
 
@@ -93,8 +100,18 @@ def _parse(path: str, file: str, place: str, read: Read, findings: Findings) -> 
         content = read(path)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         reason = getattr(error, "strerror", None) or str(error)
+        missing = isinstance(error, FileNotFoundError)
         near = f"a shipped policy is named without .toml: {', '.join(shipped_names())}"
-        refuse(f"cannot be read: {reason}", near if isinstance(error, FileNotFoundError) else "")
+        if extended_by is None:
+            refuse(f"cannot be read: {reason}", near if missing else "")
+        else:
+            folder = f"a relative path begins at {printable(os.path.abspath(extended_by.place))}; {near}"
+            findings.add(
+                extended_by.root,
+                ("extends",),
+                f"{file} cannot be read: {reason}",
+                folder if missing else "",
+            )
         return None
     if len(content) > LARGEST:
         refuse(f"is larger than {LARGEST} bytes", "a policy is a few dozen lines: is this the right file?")

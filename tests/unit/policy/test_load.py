@@ -107,6 +107,14 @@ def test_extends_names_what_is_there(folder: Folder, target: str, words: str) ->
     assert words in folder.problems()["extends"].hint
 
 
+def test_a_file_that_is_not_there_is_an_error_of_the_line_that_extends_it(folder: Folder) -> None:
+    path = folder.write('version = 1\nname = "a"\nextends = "./nope.toml"\n')
+    problem = folder.problems()["extends"]
+    assert (problem.file, problem.line) == (path, 3)
+    assert f"{folder.path}/nope.toml cannot be read: No such file" in problem.message
+    assert f"a relative path begins at {folder.path};" in problem.hint
+
+
 def test_an_inherited_error_names_the_file_it_stands_in(folder: Folder) -> None:
     base = folder.write(
         'version = 1\nname = "base"\nextends = "sqlite"\n\n[timing]\nhold = -1\n', "base.toml"
