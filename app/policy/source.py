@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from app.errors import Problem
+from app.policy.depth import DEEPEST, deep_line, is_too_deep, long_key_line, long_number_line
 from app.policy.findings import Findings
 from app.policy.locate import Key, Node, locate
 from app.policy.wording import dotted, printable
@@ -19,11 +20,8 @@ from app.policy.wording import dotted, printable
 Read = Callable[[str], bytes]
 """Reads a policy file. Raises OSError; may raise StillframeError where the file is not to be trusted."""
 
-LARGEST = 1 << 20
-"""Bytes of a policy file."""
-
-DEEPEST = 24
-"""Tables and arrays within each other; the language itself needs eight."""
+LARGEST = 1 << 18
+"""Bytes of a policy file: ten times the longest one that is shipped."""
 
 BARE_NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?")
 
@@ -125,6 +123,10 @@ def _parse(
             content.count(b"\n", 0, error.start) + 1,
         )
         return None
+    nested = f"at most {DEEPEST} tables and arrays within each other"
+    if (line := long_key_line(text)) is not None:
+        refuse("is nested too deeply", f"{nested}, and as many parts in a key", line)
+        return None
     try:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -133,31 +135,18 @@ def _parse(
         refuse(f"is not TOML: {printable(str(error))}", "", line)
         return None
     except RecursionError:
-        refuse("is nested too deeply", f"at most {DEEPEST} tables and arrays within each other")
+        refuse("is nested too deeply", nested, deep_line(locate(text, file)))
         return None
     except ValueError:
-        refuse("holds a number that is too long", "TOML's integers have 64 bits")
+        refuse("holds a number that is too long", "TOML's integers have 64 bits", long_number_line(text))
         return None
-    root = locate(text, file) if _deepest(data) <= DEEPEST else None
-    if root is None:
-        refuse("is nested too deeply", f"at most {DEEPEST} tables and arrays within each other")
+    root = locate(text, file)
+    if is_too_deep(data):
+        refuse("is nested too deeply", nested, deep_line(root))
         return None
     before = len(findings)
     _check_scalars(data, root, (), findings)
     return Document(file, place, data, root) if len(findings) == before else None
-
-
-def _deepest(data: Any) -> int:
-    # Not recursive: what is measured may be deeper than Python's own stack.
-    pending, deepest = [(data, 1)], 0
-    while pending:
-        value, depth = pending.pop()
-        deepest = max(deepest, depth)
-        if depth > DEEPEST:
-            break
-        items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-        pending.extend((item, depth + 1) for item in items)
-    return deepest
 
 
 def _check_scalars(value: Any, root: Node, path: tuple[Key, ...], findings: Findings) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -153,6 +154,60 @@ def test_unreadable_content_is_one_clear_error(folder: Folder, kind: str) -> Non
     assert caught.value.status is Exit.POLICY
     assert words in str(caught.value)
     assert caught.value.problems[0].file == str(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (f"a = 1\n{'.'.join(['b'] * 25)} = 1\n", 2),
+        (f"a = 1\n[ {' . '.join(['b'] * 25)} ]\n", 2),
+        (f"[[{'.'.join(['b'] * 25)}]]\n", 1),
+        (f"a = 1\n\nb = {{x = 1, {'.'.join(['c'] * 25)} = 2}}\n", 3),
+        (f"""a = 1\n{".".join(['"b.]"', "'='", "b"] * 9)} = 2\n""", 2),
+        (f"a = 1\nb = [\n {'[' * 30}{']' * 30}\n]\n", 3),
+        (f"a = 1\nb = [\n {'[' * 5000}{']' * 5000}\n]\n", 3),
+        (f"a = 1\n\nb = {'{a=' * 300}1{'}' * 300}\n", 3),
+        (f"[{'.'.join(['a'] * 13)}]\nx = 1\n{'.'.join(['b'] * 13)} = 1\n", 3),
+    ],
+)
+def test_nesting_too_deep_names_its_line(folder: Folder, text: str, line: int) -> None:
+    folder.write(text)
+    problem = folder.problems()[""]
+    assert (problem.message, problem.line) == ("is nested too deeply", line)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"# {'.'.join(['a'] * 30)} = 1",
+        f"summary = '{'.'.join(['a'] * 30)} ='",
+        f'summary = "\\"{".".join(["a"] * 30)} = ="',
+        f'summary = """\n{".".join(["a"] * 30)} = 1\n[{".".join(["a"] * 30)}]\\""\n"""',
+        f"summary = '''\n{'.'.join(['a'] * 30)} = 1\n'''",
+    ],
+)
+def test_dots_in_texts_are_no_long_key(folder: Folder, text: str) -> None:
+    folder.custom("orders", text)
+    assert not folder.problems()
+
+
+@pytest.mark.parametrize("number", ["9" * 5000, "-" + "9_9" * 5000, "[\n1,\n" + "9" * 5000 + "]"])
+def test_a_number_that_is_too_long_names_its_line(folder: Folder, number: str) -> None:
+    folder.write(f"# {'9' * 6000}\na = '{'9' * 6000}'\nb = {number}\n")
+    problem = folder.problems()[""]
+    assert "number that is too long" in problem.message
+    assert problem.line == 3 + number.count("\n")
+
+
+def test_a_key_of_many_parts_costs_no_memory(folder: Folder) -> None:
+    path = folder.write(".".join(["a"] * 8000) + " = 1\n")
+    tracemalloc.start()
+    try:
+        with pytest.raises(PolicyInvalid):
+            compile_paths([path])
+        assert tracemalloc.get_traced_memory()[1] < 10 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_byte_order_mark_is_no_error(folder: Folder) -> None:
