@@ -77,17 +77,13 @@ def command(
     A POLICY is a TOML file, or the bare name of a shipped policy (./NAME is a file). The framework
     allows one configuration a VM: give all policies of the VM at once.
     """
-    compiled = compile_or_report(policies, as_json)
     target = _target(directory, root)
+    compiled = compile_or_report(policies, as_json, target.directory)
     if not _plain(binary):
         raise Misused(
             f"--binary {printable(binary)!r} is not a full, normal path", "such as /usr/local/bin/app"
         )
     files = compile_files(compiled.plan, compiled.extension, directory=target.directory, binary=binary)
-    if len({file.path for file in files}) != len(files):
-        raise Misused(
-            "two files would have the same path", "change framework.pre_location or framework.post_location"
-        )
     stale = _stale(target, files)
     if check:
         lines = differences(target.root, files) + [f"{target.root}{path}: no longer needed" for path in stale]

@@ -10,14 +10,15 @@ import click
 from app.cli.output import emit, json_option
 from app.compiler import Compiled, compile_paths
 from app.errors import Exit, PolicyInvalid
+from app.paths import CONFIG_DIRECTORY
 
 policies_argument = click.argument("policies", nargs=-1, required=True, metavar="POLICY...")
 
 
-def compile_or_report(policies: Sequence[str], as_json: bool) -> Compiled:
+def compile_or_report(policies: Sequence[str], as_json: bool, directory: str = CONFIG_DIRECTORY) -> Compiled:
     """The compiled policies; with ``as_json`` problems are one JSON document too (exit 3 in any case)."""
     try:
-        return compile_paths(policies)
+        return compile_paths(policies, directory=directory)
     except PolicyInvalid as error:
         if not as_json:
             raise

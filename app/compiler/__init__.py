@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 from app.compiler.budget import Budget, find_overruns, make_budget
 from app.compiler.configuration import compile_files
+from app.compiler.locations import check_locations
 from app.compiler.order import order_policies
 from app.compiler.recipe import build_application
 from app.compiler.vm import Agreement, Extension, agree_extension, agree_freeze, agree_hazards, agree_snapshot
+from app.paths import CONFIG_DIRECTORY
 from app.plan import Framework, Plan
 from app.policy import Policy, gather_policies
 from app.policy.findings import Findings
@@ -40,22 +42,34 @@ def compile_policies(policies: Sequence[Policy]) -> Compiled:
     return compiled
 
 
-def compile_paths(paths: Sequence[str], read: Read = read_file) -> Compiled:
-    """Load and compile. Raises PolicyInvalid with the problems of both at once."""
+def compile_paths(
+    paths: Sequence[str], read: Read = read_file, *, directory: str = CONFIG_DIRECTORY
+) -> Compiled:
+    """Load and compile. Raises PolicyInvalid with the problems of both at once.
+
+    ``directory``: where the set is to be written, as for compile_files.
+    """
     findings = Findings()
     policies = gather_policies(paths, findings, read)
-    compiled = _compile(policies, findings, complete=len(policies) == len(paths))
+    compiled = _compile(policies, findings, complete=len(policies) == len(paths), directory=directory)
     findings.check()
     return compiled
 
 
-def _compile(policies: Sequence[Policy], findings: Findings, *, complete: bool = True) -> Compiled:
+def _compile(
+    policies: Sequence[Policy],
+    findings: Findings,
+    *,
+    complete: bool = True,
+    directory: str = CONFIG_DIRECTORY,
+) -> Compiled:
     ordered = order_policies(policies, findings, complete=complete)
     agreement = Agreement(ordered, findings)
     applications = tuple(build_application(policy, findings) for policy in ordered)
     freeze = agree_freeze(agreement)
     snapshot = agree_snapshot(agreement)
     extension = agree_extension(agreement, freeze)
+    check_locations(agreement, directory)
     timeout = agreement.get("framework", "timeout_seconds")
     budget = make_budget(applications, timeout)
     fails = any(policy.data.get("failure", {}).get("backup") == "fail" for policy in ordered)

@@ -188,15 +188,6 @@ def agree_extension(agreement: Agreement, freeze: Freeze) -> Extension:
         setter = agreement.setter("framework", key)
         if path is not None and setter is not None and (problem := path_problem(path)):
             agreement.findings.add(setter.root, ("framework", key), *problem)
-    if locations["pre_location"] is not None and locations["pre_location"] == locations["post_location"]:
-        setter = agreement.setter("framework", "post_location")
-        if setter is not None:
-            agreement.findings.add(
-                setter.root,
-                ("framework", "post_location"),
-                "is the same file as pre_location",
-                "two scripts, two files",
-            )
     return Extension(
         app_name=agreement.get("framework", "app_name"),
         pre_location=locations["pre_location"],

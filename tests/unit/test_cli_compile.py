@@ -149,8 +149,11 @@ def test_paths_must_be_plain(folder: Folder, arguments: tuple[str, ...]) -> None
 
 def test_two_files_of_one_path_are_refused(folder: Folder, image: Path) -> None:
     folder.files.clear()
-    folder.custom("a", "[framework]\npre_location = '/etc/azure/stillframe/plan.json'")
-    assert isinstance(run(*folder.files, "--root", image).exception, Misused)
+    folder.custom("a", "[framework]\npre_location = '/opt/azure/stillframe/plan.json'")
+    assert run(*folder.files, "--root", image, "--dry-run").exit_code == 0
+    refused = run(*folder.files, "--root", image, "--out", "/opt/azure")
+    assert isinstance(refused.exception, PolicyInvalid)
+    assert [problem.key for problem in refused.exception.problems] == ["framework.pre_location"]
     assert not list(image.iterdir())
 
 

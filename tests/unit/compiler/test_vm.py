@@ -121,6 +121,44 @@ def test_limits_of_the_framework(folder: Folder, more: str, key: str) -> None:
     assert list(folder.problems()) == [f"framework.{key}"]
 
 
+@pytest.mark.parametrize(
+    ("locations", "key"),
+    [
+        ("pre_location = '/etc/azure/vmbackup.conf'", "pre_location"),
+        ("pre_location = '/etc/azure/VMSnapshotPluginHost.conf'", "pre_location"),
+        ("post_location = '/etc/azure/VMSnapshotScriptPluginConfig.json'", "post_location"),
+        ("post_location = '/etc/azure/stillframe/plan.json'", "post_location"),
+        ("post_location = '/etc/azure/stillframe/manifest.json'", "post_location"),
+        ("pre_location = '/etc/azure/stillframe/post.sh'", "pre_location"),
+        ("pre_location = '/etc/azure/stillframe'", "pre_location"),
+        ("pre_location = '/etc/azure'", "pre_location"),
+        ("post_location = '/etc'", "post_location"),
+        ("post_location = '/etc/azure/stillframe/pre.sh/post'", "post_location"),
+        ("pre_location = '/a'\npost_location = '/a/b'", "post_location"),
+        ("pre_location = '/a/b'\npost_location = '/a'", "post_location"),
+    ],
+)
+def test_no_script_is_written_where_another_file_or_a_folder_is(
+    folder: Folder, locations: str, key: str
+) -> None:
+    path = folder.custom("a", f"[framework]\n{locations}")
+    assert list(folder.problems()) == [f"framework.{key}"]
+    problem = folder.problems()[f"framework.{key}"]
+    line = Path(path).read_text().splitlines().index(next(x for x in locations.split("\n") if key in x))
+    assert (problem.file, problem.line) == (path, line + 1)
+    assert "file of its own" in problem.hint
+
+
+def test_scripts_may_be_beside_the_set_and_in_each_others_places(folder: Folder) -> None:
+    own = "/etc/azure/stillframe"
+    folder.custom("a", f"[framework]\npre_location = '{own}/post.sh'\npost_location = '{own}/pre.sh'")
+    folder.custom("b", f"[framework]\npre_location = '{own}/post.sh'")
+    assert not folder.problems()
+    folder.files.clear()
+    folder.custom("a", "[framework]\npre_location = '/etc/azure/pre.sh'\npost_location = '/etc/azure.sh'")
+    assert not folder.problems()
+
+
 def test_the_strictest_severity_of_a_hazard_holds(folder: Folder) -> None:
     folder.custom("a", '[hazards]\nfanotify = "warning"\nauditd = "ignore"\nnfs-export = "ignore"')
     folder.custom("b", '[hazards]\nfanotify = "ignore"\nauditd = "fatal"')
