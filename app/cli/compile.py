@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import click
 
 from app.cli.output import emit, json_option
+from app.cli.policies import read_trusted, read_with_warning
 from app.cli.validate import compile_or_report, policies_argument
 from app.compiler import Compiled, compile_files
 from app.compiler.configuration import freeze_config_path, manifest_path
@@ -30,6 +31,10 @@ class Target:
 
     directory: str
     root: str
+
+    def is_this_machine(self) -> bool:
+        """Whether what is written is what this machine's root will run."""
+        return not self.root or os.path.samefile(self.root, "/")
 
     def content(self, path: str) -> bytes | None:
         """The bytes of a file there, or None if there is none. Raises HostUnfit where it is no plain file."""
@@ -78,7 +83,9 @@ def command(
     allows one configuration a VM: give all policies of the VM at once.
     """
     target = _target(directory, root)
-    compiled = compile_or_report(policies, as_json, target.directory)
+    # Into an image it may be whoever builds it that wrote them: a pipeline's checkout, say.
+    read = read_trusted if target.is_this_machine() else read_with_warning
+    compiled = compile_or_report(policies, as_json, read, target.directory)
     if not _plain(binary):
         raise Misused(
             f"--binary {printable(binary)!r} is not a full, normal path", "such as /usr/local/bin/app"

@@ -9,7 +9,7 @@ import click
 
 from app import compiler, prove
 from app.cli.output import emit, json_option
-from app.cli.run import read_trusted
+from app.cli.policies import read_trusted
 from app.errors import Exit, Misused
 
 

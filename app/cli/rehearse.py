@@ -15,7 +15,7 @@ import click
 
 from app import history, hold
 from app.cli.output import emit, json_option
-from app.cli.run import read_trusted
+from app.cli.policies import read_trusted
 from app.compiler import compile_files, compile_paths
 from app.errors import FRAMEWORK_ERRORS, Busy, Exit, HostUnfit, Misused
 from app.install import write_set

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import sys
 
 import click
 
 from app import compiler, cycle
 from app.cli.output import emit, json_option
-from app.host import trust
+from app.cli.policies import read_trusted
 from app.narrate import narrate
 from app.paths import paths
-from app.policy.source import read_file
 
 
 @click.command()
@@ -35,8 +33,3 @@ def command(policies: tuple[str, ...], quiet: bool, as_json: bool) -> None:
     report = cycle.run(compiled.plan, paths(), progress)
     emit(report, narrate(report), as_json)
     sys.exit(report["exit"])
-
-
-def read_trusted(path: str) -> bytes:
-    """Read a policy; root reads only what nobody but root could have written. Raises HostUnfit."""
-    return trust.read_trusted(os.path.abspath(path)) if os.geteuid() == 0 else read_file(path)

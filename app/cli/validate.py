@@ -11,14 +11,17 @@ from app.cli.output import emit, json_option
 from app.compiler import Compiled, compile_paths
 from app.errors import Exit, PolicyInvalid
 from app.paths import CONFIG_DIRECTORY
+from app.policy.source import Read, read_file
 
 policies_argument = click.argument("policies", nargs=-1, required=True, metavar="POLICY...")
 
 
-def compile_or_report(policies: Sequence[str], as_json: bool, directory: str = CONFIG_DIRECTORY) -> Compiled:
+def compile_or_report(
+    policies: Sequence[str], as_json: bool, read: Read = read_file, directory: str = CONFIG_DIRECTORY
+) -> Compiled:
     """The compiled policies; with ``as_json`` problems are one JSON document too (exit 3 in any case)."""
     try:
-        return compile_paths(policies, directory=directory)
+        return compile_paths(policies, read, directory=directory)
     except PolicyInvalid as error:
         if not as_json:
             raise

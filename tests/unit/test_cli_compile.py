@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -130,6 +131,80 @@ def test_scripts_that_moved_leave_nothing_behind(folder: Folder, image: Path) ->
     assert not (image / "etc/azure/stillframe/pre.sh").exists()
     assert (image / "opt/pre").stat().st_mode & 0o7777 == 0o700
     assert run(*folder.files, "--root", image, "--check").exit_code == 0
+
+
+NOBODY = 65534
+
+
+def strangers(path: Path) -> None:
+    os.chown(path, NOBODY, NOBODY)
+
+
+def everybodys(path: Path) -> None:
+    path.chmod(0o666)
+
+
+def in_everybodys_folder(path: Path) -> None:
+    path.parent.chmod(0o777)
+
+
+SPOILED = [strangers, everybodys, in_everybodys_folder]
+
+
+@pytest.mark.usefixtures("as_root")
+@pytest.mark.parametrize("spoil", SPOILED)
+@pytest.mark.parametrize("root", [(), ("--root", "/"), ("--root", "/proc/self/root")])
+def test_root_compiles_no_policy_that_others_could_have_written(
+    folder: Folder, tmp_path: Path, spoil: Callable[[Path], None], root: tuple[str, ...]
+) -> None:
+    spoil(Path(folder.files[0]))
+    result = run(*folder.files, "--out", tmp_path / "azure", *root)
+    assert isinstance(result.exception, HostUnfit)
+    assert result.exception.hint.startswith(("chmod go-w", "chown -h root:root"))
+    assert not (tmp_path / "azure").exists()
+
+
+@pytest.mark.usefixtures("as_root")
+def test_root_compiles_no_policy_that_extends_what_others_could_have_written(
+    folder: Folder, tmp_path: Path
+) -> None:
+    base = folder.custom("base")
+    child = folder.write('version = 1\nname = "child"\nextends = "./base.toml"\n')
+    everybodys(Path(base))
+    result = run(child, "--out", tmp_path / "azure")
+    assert isinstance(result.exception, HostUnfit)
+    assert result.exception.message.startswith(f"{base}: others may write it")
+    assert result.exception.hint.startswith(f"chmod go-w {base}")
+    assert not (tmp_path / "azure").exists()
+
+
+@pytest.mark.usefixtures("as_root")
+def test_root_compiles_no_policy_by_a_link(folder: Folder, tmp_path: Path) -> None:
+    link = tmp_path / "link.toml"
+    link.symlink_to(folder.files[0])
+    result = run(link, "--out", tmp_path / "azure")
+    assert isinstance(result.exception, HostUnfit)
+    assert result.exception.hint == f"name the policy itself: {folder.files[0]}"
+
+
+@pytest.mark.usefixtures("as_root")
+def test_a_policy_that_is_not_there_is_roots_policy_error_too(tmp_path: Path) -> None:
+    for path in (tmp_path / "nope.toml", tmp_path):
+        refused = run(path, "--out", tmp_path / "azure").exception
+        assert isinstance(refused, PolicyInvalid)
+        assert "cannot be read" in str(refused)
+
+
+@pytest.mark.usefixtures("as_root")
+@pytest.mark.parametrize("spoil", SPOILED)
+def test_into_an_image_whoever_wrote_the_policy_is_named(
+    folder: Folder, image: Path, spoil: Callable[[Path], None]
+) -> None:
+    assert "warning" not in run(*folder.files, "--root", image, "--dry-run").output
+    spoil(Path(folder.files[0]))
+    result = run(*folder.files, "--root", image, "--dry-run")
+    assert result.exit_code == 0, result.output
+    assert f"warning: {folder.files[0]}: others than root could have written it" in result.output
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import json
 import random
 import shlex
 import sys
+import tempfile
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -276,25 +277,19 @@ def test_the_command_exits_with_0_or_3(document: dict[str, Any], name: str) -> N
         text = tomli_w.dumps(document).encode()
     except (UnicodeEncodeError, ValueError):
         return
-    arguments = [
-        "app",
-        name,
-        "/p/p.toml",
-        *(["--dry-run", "--out", "/nowhere/azure"] if name == "compile" else []),
-    ]
-
-    def read(_path: str) -> bytes:
-        return text
-
     out, err = io.StringIO(), io.StringIO()
-    with (
-        mock.patch.object(sys, "argv", arguments),
-        mock.patch.object(compile_paths, "__defaults__", (read,)),
-        contextlib.redirect_stdout(out),
-        contextlib.redirect_stderr(err),
-        pytest.raises(SystemExit) as left,
-    ):
-        main()
+    with tempfile.NamedTemporaryFile(suffix=".toml") as file:
+        file.write(text)
+        file.flush()
+        arguments = ["app", name, file.name]
+        arguments += ["--dry-run", "--out", "/nowhere/azure"] if name == "compile" else []
+        with (
+            mock.patch.object(sys, "argv", arguments),
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+            pytest.raises(SystemExit) as left,
+        ):
+            main()
     assert left.value.code in (0, 3), err.getvalue()
     assert (left.value.code == 3) == err.getvalue().startswith("error: ")
     assert "Traceback" not in err.getvalue()
