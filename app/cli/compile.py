@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import click
@@ -23,6 +23,12 @@ from app.paths import BINARY, CONFIG_DIRECTORY
 from app.policy.settings import normal_path
 from app.policy.wording import printable
 from app.verify import Manifest
+
+_FREEZE_CURE = (
+    "move its keys into the policy (freeze.skip, freeze.timeout, freeze.wait and "
+    "framework.sequential_snapshot stand for MountsToSkip, timeout, SafeFreezeWaitInSeconds and "
+    "seqsnapshot), then move the file away"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,42 +137,62 @@ def _plain(path: str) -> bool:
 def _stale(target: Target, files: Sequence[File]) -> list[str]:
     """Files of the set that stands there which the new one has no more.
 
-    Raises HostUnfit where a ``vmbackup.conf`` is in the way that is not known to be ours: it is the
-    operator's, and the extension obeys it.
+    Raises HostUnfit where a file is in the way that is not known to be ours, or a ``vmbackup.conf``
+    was changed since: it is the operator's then, and the extension obeys it.
     """
-    new = {file.path: file for file in files}
-    listed: dict[str, str] = {}
-    found = target.content(manifest_path(target.directory))
-    if found is not None:
-        try:
-            manifest = Manifest.parse(found.decode("utf-8", "replace"), manifest_path(target.directory))
-            listed = {entry.path: entry.sha256 for entry in manifest.files}
-        except HostUnfit:
-            pass  # a damaged manifest vouches for nothing, and is about to be replaced
+    listed = _listed(target)
+    _check_foreign(target, files, listed)
+    new = {file.path for file in files}
     freeze = freeze_config_path(target.directory)
-    stands = target.content(freeze)
-    if stands is not None:
-        ours = freeze in listed
-        unchanged = ours and hashlib.sha256(stands).hexdigest() == listed[freeze]
-        if (freeze in new and not ours and stands != new[freeze].content) or (
-            freeze not in new and ours and not unchanged
-        ):
-            whose = "was changed since we wrote it" if ours else "is not one of ours"
-            raise HostUnfit(
-                f"{target.root}{freeze}: {whose}; nothing was changed",
-                "move its keys into the policy (freeze.skip, freeze.timeout, freeze.wait and "
-                "framework.sequential_snapshot stand for MountsToSkip, timeout, SafeFreezeWaitInSeconds and "
-                "seqsnapshot), then move the file away",
-            )
     stale = []
     for path, digest in sorted(listed.items()):
         if path in new or not _plain(path):
             continue
-        content = stands if path == freeze else target.content(path)
+        content = target.content(path)
         # Whatever the manifest says: only what still is what we wrote.
         if content is not None and hashlib.sha256(content).hexdigest() == digest:
             stale.append(path)
+        elif content is not None and path == freeze:
+            raise HostUnfit(
+                f"{target.root}{path}: was changed since we wrote it; nothing was changed", _FREEZE_CURE
+            )
     return stale
+
+
+def _listed(target: Target) -> dict[str, str]:
+    """The sha256 of each file that the manifest which stands there vouches for."""
+    path = manifest_path(target.directory)
+    found = target.content(path)
+    if found is None:
+        return {}
+    try:
+        manifest = Manifest.parse(found.decode("utf-8", "replace"), path)
+    except HostUnfit:
+        return {}  # a damaged manifest vouches for nothing, and is about to be replaced
+    return {entry.path: entry.sha256 for entry in manifest.files}
+
+
+def _check_foreign(target: Target, files: Sequence[File], listed: Mapping[str, str]) -> None:
+    """Raise HostUnfit, naming all, where files stand in the way that nothing says are ours."""
+    freeze = freeze_config_path(target.directory)
+    foreign: list[str] = []
+    for file in files:
+        if file.path in listed or file.path == manifest_path(target.directory):
+            continue
+        found = target.content(file.path)
+        if found is not None and found != file.content:
+            foreign.append(file.path)
+    if foreign:
+        cures = [_FREEZE_CURE] if freeze in foreign else []
+        if set(foreign) - {freeze}:
+            cures.append(
+                "move what is there away, or choose another place: --out, framework.pre_location, "
+                "framework.post_location"
+            )
+        raise HostUnfit(
+            f"{', '.join(target.root + path for path in foreign)}: not one of ours; nothing was changed",
+            "; ".join(cures),
+        )
 
 
 def _describe(compiled: Compiled, target: Target, files: Sequence[File]) -> dict[str, object]:

@@ -97,6 +97,47 @@ def test_an_operators_vmbackup_conf_is_never_replaced(folder: Folder, image: Pat
     assert theirs.read_text().endswith("/theirs\n")
 
 
+def test_no_file_of_somebody_elses_is_written_over_and_all_are_named(folder: Folder, image: Path) -> None:
+    theirs = [
+        image / "usr/bin/sh",
+        image / "opt/post",
+        image / "etc/azure/VMSnapshotScriptPluginConfig.json",
+        image / "etc/azure/vmbackup.conf",
+        image / "etc/azure/stillframe/plan.json",
+    ]
+    for path in theirs:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("theirs")
+    folder.custom("a", "[framework]\npre_location = '/usr/bin/sh'\npost_location = '/opt/post'")
+    for more in ((), ("--check",), ("--dry-run",)):
+        refused = run(*folder.files, "--root", image, *more).exception
+        assert isinstance(refused, HostUnfit)
+        assert sorted(refused.message.split(": not one of ours")[0].split(", ")) == sorted(map(str, theirs))
+        assert "move its keys into the policy" in refused.hint
+        assert "move what is there away, or choose another place" in refused.hint
+    assert all(path.read_text() == "theirs" for path in theirs)
+    assert {path for path in image.rglob("*") if path.is_file()} == set(theirs)
+    for path in theirs:
+        path.rename(f"{path}.old")
+    assert run(*folder.files, "--root", image).exit_code == 0
+
+
+def test_what_is_as_we_would_write_it_is_no_strangers(folder: Folder, image: Path) -> None:
+    assert run(*folder.files, "--root", image).exit_code == 0
+    (image / "etc/azure/stillframe/manifest.json").write_text("damaged")
+    assert run(*folder.files, "--root", image).exit_code == 0
+    assert run(*folder.files, "--root", image, "--check").exit_code == 0
+
+
+def test_a_changed_file_of_ours_is_written_anew(folder: Folder, image: Path) -> None:
+    assert run(*folder.files, "--root", image).exit_code == 0
+    script = image / "etc/azure/stillframe/pre.sh"
+    before = script.read_bytes()
+    script.write_bytes(before + b"# changed\n")
+    assert run(*folder.files, "--root", image).exit_code == 0
+    assert script.read_bytes() == before
+
+
 def test_a_stale_vmbackup_conf_of_ours_goes(folder: Folder, image: Path) -> None:
     assert run(*folder.files, "--root", image).exit_code == 0
     ours = image / "etc/azure/vmbackup.conf"
