@@ -30,7 +30,10 @@ MANIFESTS = ("manifest.json", "installed.json")
 """Written last: each vouches for the rest of its set."""
 
 PRIVATE = "stillframe"
-"""The folder of ours, which nobody else may look into: mode 700. Others that are missing get 755."""
+"""The folder of ours, which nobody else may look into: made with mode 700, others that are missing with 755.
+
+One that stands is made so again only where a manifest of the set is in it: it may be somebody else's.
+"""
 
 LOCK_SECONDS = 10.0
 """How long to wait for another compile that is writing the same set."""
@@ -117,6 +120,7 @@ class _Transaction:
         self.root = root
         self.closing = closing
         self.folders: dict[str, int] = {}
+        self.own: dict[str, str] = {}
         self.at = root or "/"
         self.backups: list[_Slot] = []
         self.stuck: list[str] = []
@@ -125,11 +129,14 @@ class _Transaction:
         paths = [file.path for file in files] + remove
         if len(set(paths)) != len(paths):
             raise ValueError(f"a path stands twice in one set: {paths}")
+        for path in (file.path for file in files):
+            if posixpath.basename(path) in MANIFESTS:
+                self.own[posixpath.dirname(path)] = path
         with ExitStack() as undo:
             # Removals only where the folder is there already.
             for path in [file.path for file in files]:
                 self._folder(posixpath.dirname(path), undo)
-            self._lock(files)
+            self._lock()
             for descriptor in self.folders.values():
                 _sweep(descriptor)
             changed = [file for file in files if not self._stands(file)]
@@ -176,9 +183,10 @@ class _Transaction:
             self.closing.callback(os.close, descriptor)
         if flaws:
             raise flaws[0].error()
-        if posixpath.basename(folder) == PRIVATE:
-            self._privatise(descriptor, undo)
         self.folders[folder] = descriptor
+        path = self.own.get(folder)
+        if path is not None and posixpath.basename(folder) == PRIVATE and _regular(self._slot(path)):
+            self._privatise(descriptor, undo)
         return descriptor
 
     def _make(self, parent: int, folder: str, undo: ExitStack) -> int:
@@ -202,10 +210,9 @@ class _Transaction:
             undo.callback(os.fchmod, descriptor, mode)
             os.fchmod(descriptor, 0o700)
 
-    def _lock(self, files: list[File]) -> None:
+    def _lock(self) -> None:
         """Lock the folder of the manifest: nobody but root can open that one, so nobody can block us."""
-        own = [posixpath.dirname(file.path) for file in files if posixpath.basename(file.path) in MANIFESTS]
-        folder = (own or list(self.folders) or [""])[0]
+        folder = (list(self.own) or list(self.folders) or [""])[0]
         if folder not in self.folders:
             return
         give_up = time.monotonic() + LOCK_SECONDS

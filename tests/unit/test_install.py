@@ -264,11 +264,25 @@ def test_folder_that_others_may_write_in(image: Path) -> None:
     assert list(azure.iterdir()) == []
 
 
-def test_own_folder_becomes_private(image: Path) -> None:
-    own = image / "etc/azure/stillframe"
-    own.mkdir(parents=True, mode=0o755)
+def test_own_folder_becomes_private_again(image: Path) -> None:
+    install.write_set(str(image), make_set("1"))
+    (image / "etc/azure/stillframe").chmod(0o755)
     install.write_set(str(image), make_set("1"))
     assert tree(image) == EXPECTED
+
+
+def test_somebody_elses_folder_of_our_name_keeps_its_mode(image: Path) -> None:
+    theirs = [image / "etc/azure/stillframe", image / "opt/stillframe"]
+    for folder in theirs:
+        folder.mkdir(parents=True, mode=0o755)
+    (theirs[1] / "manifest.json").write_text("theirs")
+    script = File("/opt/stillframe/pre.sh", 0o700, b"pre\n")
+    for _ in range(2):
+        install.write_set(str(image), [*make_set("1"), script])
+        assert stat.S_IMODE(theirs[1].stat().st_mode) == 0o755
+        (theirs[0] / "manifest.json").unlink()
+    install.write_set(str(image), make_set("2"), remove=[script.path])
+    assert [stat.S_IMODE(folder.stat().st_mode) for folder in theirs] == [0o755, 0o755]
 
 
 @as_root
