@@ -21,14 +21,19 @@ app={binary}
 config={directory}
 prefix=${{STILLFRAME_PREFIX:-}}
 run=$prefix/run/stillframe
-log=$prefix/var/log/stillframe
+logs=$prefix/var/log
 
 # Nobody reads our pipes, so nothing may stay open on them and nothing may be written to them.
-# Entered first and looked at then: on some systems others than root can rename what is in /var/log.
+# On some systems others than root can rename what is in /var/log, and put a link to any folder of
+# root's in our folder's place: so it is entered first, and looked at then, whether we are in it.
 # "command" keeps a redirection that fails from ending the shell.
 # shellcheck disable=SC3067 # -O is no POSIX, but dash, busybox and bash all know it
-if {{ [ -d "$log" ] || mkdir -p "$log"; }} 2>/dev/null &&
-    {{ cd -P "$log" && [ -O . ] && command : >>./{name}.log; }} 2>/dev/null; then
+if {{ [ -d "$logs/stillframe" ] || mkdir -p "$logs/stillframe"; }} 2>/dev/null &&
+    {{
+        cd -P "$logs" && logs=${{PWD%/}} && cd -P ./stillframe &&
+            [ "$PWD" = "$logs/stillframe" ] && [ -O . ] && [ ! -h ./{name}.log ] &&
+            command : >>./{name}.log
+    }} 2>/dev/null; then
     exec </dev/null >>./{name}.log 2>&1
 else
     exec </dev/null >/dev/null 2>&1
