@@ -40,8 +40,9 @@ else
 fi
 cd / || exit 1
 
+# Not echo, which in some shells makes line breaks of what it is given.
 say() {{
-    echo "$(date -u +%Y-%m-%dT%H:%M:%SZ) {name}: $*"
+    printf '%s {name}: %s\n' "$(date -u +%Y-%m-%dT%H:%M:%SZ)" "$*"
 }}
 
 # Run "$@", and no longer than $limit seconds.

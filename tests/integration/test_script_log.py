@@ -63,3 +63,22 @@ def test_a_link_in_the_place_of_the_log_itself_is_not_followed(on_tmpfs: Path, s
     (folder / "post.log").symlink_to(on_tmpfs / "victim")
     run("post", shell, on_tmpfs, on_tmpfs / "prefix")
     assert not (on_tmpfs / "victim").exists()
+
+
+def test_what_the_holder_says_is_one_line_as_it_is(on_tmpfs: Path, shell: str) -> None:
+    words = r"released\nforged: \033[2J \c %s -n $(id) `id` 'x \\"
+    place = on_tmpfs / "prefix/run/stillframe"
+    place.mkdir(parents=True)
+    for name in ("control", "answer"):
+        os.mkfifo(place / name, 0o600)
+    control = os.open(place / "control", os.O_RDWR | os.O_CLOEXEC)
+    answer = os.open(place / "answer", os.O_RDWR | os.O_CLOEXEC)
+    try:
+        os.write(answer, f"0 {words}\n".encode())
+        run("post", shell, on_tmpfs, on_tmpfs / "prefix")
+        assert os.read(control, 100) == b"release\n"
+    finally:
+        os.close(control)
+        os.close(answer)
+    lines = (on_tmpfs / "prefix/var/log/stillframe/post.log").read_text().splitlines()
+    assert [line.partition(" post: ")[2] for line in lines] == [words, "exit 0"]
