@@ -11,6 +11,7 @@ import contextlib
 import os
 
 from app.paths import Paths
+from app.text import printable
 
 
 class Server:
@@ -32,10 +33,11 @@ class Server:
             return set()
 
     def answer(self, status: int, words: str) -> None:
-        """One line for whoever reads; kept by the kernel for a reader that has opened already."""
-        line = f"{status} {' '.join(words.split())}\n"
+        """One printable line for whoever reads; kept by the kernel for a reader that has opened already."""
+        line = f"{status} {printable(' '.join(words.split()))}".encode()[:4000]
         with contextlib.suppress(OSError):
-            os.write(self._answer, line.encode()[:4000])
+            # Whole, with what ends it: the script takes a line without end for no answer.
+            os.write(self._answer, line + b"\n")
 
     def close(self) -> None:
         """Remove the FIFOs, then close them: who comes later finds none and asks the binary."""

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from app.template import FILTERS
+from app.text import printable
 
 MASK = "[secret]"
 
@@ -62,11 +63,11 @@ def mask_all(value: Any) -> Any:
 
 
 def shorten(text: str, length: int = 300) -> str:
-    """One line of at most ``length`` characters, masked before it is cut."""
-    line = " ".join(mask(text).split())
+    """One printable line of at most ``length`` characters, masked before it is cut."""
+    line = printable(" ".join(mask(text).split())[: length + 1])
     return line if len(line) <= length else line[: length - 3] + "..."
 
 
 def shorten_to_end(text: str, length: int = 300) -> str:
-    """The end of a text as one line, masked before it is cut."""
-    return " ".join(mask(text).split())[-length:]
+    """The end of a text as one printable line, masked before it is cut."""
+    return printable(" ".join(mask(text).split())[-length:])[-length:]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from app.masking import shorten
 from app.report import Report
+from app.text import printable
 
 
 def narrate(report: Report, *, timeline: bool = True) -> str:
@@ -16,25 +18,26 @@ def narrate(report: Report, *, timeline: bool = True) -> str:
         codes = ", ".join(map(str, error["codes"]))
         lines.append(f"  framework  {error['name']} (code {codes}): {error['advice']}")
     lines.append(f"  snapshot   {_snapshot(report['snapshot'])}")
-    lines += [f"  hazard     {h['name']}: {_one_line(h['what'])}" for h in report.get("hazards", ())]
+    lines += [f"  hazard     {h['name']}: {_short(h['what'])}" for h in report.get("hazards", ())]
     for application in report["applications"]:
         lines.append(f"  {application['name']:<10} {_application(application)}")
         lines += [
-            f"  {'':<10} {name}: {_one_line(value)}" for name, value in sorted(application["saved"].items())
+            f"  {'':<10} {name}: {_short(value)}" for name, value in sorted(application["saved"].items())
         ]
     for filesystem in report["filesystems"]:
         lines.append(f"  {filesystem['mount']:<10} {_filesystem(filesystem)}")
     if report["stuck"]:
         lines.append(f"  STUCK      {', '.join(report['stuck'])}: run 'app thaw' and 'app recover'")
-    lines += [f"  manifest   not written: {_one_line(wrong)}" for wrong in report.get("manifest_failed", ())]
+    lines += [f"  manifest   not written: {_short(wrong)}" for wrong in report.get("manifest_failed", ())]
     if report.get("not_kept"):
         lines.append(f"  not kept   {report['not_kept']}")
     if timeline and report["timeline"]:
         lines += ["", "    time (s)  what"]
         for entry in report["timeline"]:
             took = f"  ({_seconds(entry['seconds'])})" if "seconds" in entry else ""
-            lines.append(f"  {entry['at']:>10.3f}  {_one_line(entry['text'])}{took}")
-    return "\n".join(lines)
+            lines.append(f"  {entry['at']:>10.3f}  {_short(entry['text'])}{took}")
+    # A server's answer may be anywhere, and hold anything, also what a terminal would obey.
+    return "\n".join(map(printable, lines))
 
 
 def headline(report: Report) -> str:
@@ -94,8 +97,5 @@ def _seconds(value: float) -> str:
     return f"{value * 1000:.1f} ms" if value < 1 else f"{value:.2f} s"
 
 
-def _one_line(text: str) -> str:
-    # A server's answer may hold anything, also what a terminal would obey.
-    words = " ".join(str(text).split())
-    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in words)
-    return line if len(line) <= 160 else line[:157] + "..."
+def _short(text: object) -> str:
+    return shorten(str(text), 160)

@@ -14,6 +14,7 @@ import traceback
 import click
 
 from app import BANNER, __version__
+from app.cli.output import tell
 from app.errors import Exit, StillframeError
 
 COMMANDS = {
@@ -79,10 +80,10 @@ def main() -> None:
         status = int(group.main(standalone_mode=False, prog_name="app") or 0)
     except click.Abort:
         status = Exit.INTERRUPTED
-        click.echo("interrupted", err=True)
+        tell("interrupted")
     except KeyboardInterrupt:
         status = Exit.INTERRUPTED
-        click.echo("interrupted", err=True)
+        tell("interrupted")
     except click.ClickException as error:
         error.show()
         status = Exit.USAGE
@@ -91,17 +92,17 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         status = Exit.DIFFERS
     except StillframeError as error:
-        click.echo(f"error: {error}", err=True)
+        tell(f"error: {error}")
         status = error.status
         _trace()
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
-        click.echo(f"error: {place}{error.strerror or error}", err=True)
+        tell(f"error: {place}{error.strerror or error}")
         status = Exit.HOST
         _trace()
     except Exception as error:  # noqa: BLE001 - the last line of defence: never a traceback unasked
-        click.echo(f"internal error: {type(error).__name__}: {error}", err=True)
-        click.echo("  hint: this is a bug of stillframe's; app --debug shows where", err=True)
+        tell(f"internal error: {type(error).__name__}: {error}")
+        tell("  hint: this is a bug of stillframe's; app --debug shows where")
         status = Exit.DIFFERS
         _trace()
     sys.exit(status)
@@ -109,4 +110,4 @@ def main() -> None:
 
 def _trace() -> None:
     if os.environ.get("STILLFRAME_DEBUG"):
-        traceback.print_exc()
+        tell(traceback.format_exc().rstrip())

@@ -11,6 +11,7 @@ import traceback
 from app import extension
 from app.errors import Exit, Misused, StillframeError
 from app.paths import CONFIG_DIRECTORY, paths
+from app.text import printable_lines
 
 _HELP = """\
 usage: app pre [--config DIR] [-- PARAM...]
@@ -74,9 +75,9 @@ def _parse(words: list[str]) -> str | None:
 def _say(text: str) -> None:
     # Where nobody reads us, or the log's disk is full, the hold matters more.
     with contextlib.suppress(OSError):
-        print(text, file=sys.stderr, flush=True)
+        print(printable_lines(text), file=sys.stderr, flush=True)
 
 
 def _trace() -> None:
     if os.environ.get("STILLFRAME_DEBUG"):
-        traceback.print_exc()
+        _say(traceback.format_exc().rstrip())

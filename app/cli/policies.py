@@ -5,12 +5,10 @@ from __future__ import annotations
 import errno
 import os
 
-import click
-
+from app.cli.output import tell
 from app.errors import HostUnfit
 from app.host import trust
 from app.policy.source import LARGEST, read_file
-from app.policy.wording import printable
 
 
 def read_trusted(path: str) -> bytes:
@@ -46,7 +44,7 @@ def read_with_warning(path: str) -> bytes:
         for flaw in trust.findings(place, program=True):
             if flaw.kind in (trust.OWNER, trust.WRITABLE):
                 words = f"{place}: others than root could have written it ({flaw.path}: {flaw.message})"
-                click.echo(f"warning: {printable(words)}", err=True)
+                tell(f"warning: {words}")
                 break
     return content
 

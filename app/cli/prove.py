@@ -8,7 +8,7 @@ import sys
 import click
 
 from app import compiler, prove
-from app.cli.output import emit, json_option
+from app.cli.output import emit, json_option, tell
 from app.cli.policies import read_trusted
 from app.errors import Exit, Misused
 
@@ -33,7 +33,7 @@ def command(policy: str, data: str, as_json: bool) -> None:
     plan = compiler.compile_paths([policy], read=read_trusted).plan
     if not plan.applications:
         raise Misused(f"{policy}: has no application to prove")
-    proof = prove.prove(plan.applications[0], data, lambda text: click.echo(text, err=True))
+    proof = prove.prove(plan.applications[0], data, tell)
     what = f"{plan.applications[0].name}: {'proven' if proof.proven else f'NOT proven: {proof.reason}'}"
     emit(
         {"application": plan.applications[0].name, "data": os.path.realpath(data), **proof.to_json()},

@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from app import history, hold
-from app.cli.output import emit, json_option
+from app.cli.output import emit, json_option, tell
 from app.cli.policies import read_trusted
 from app.compiler import compile_files, compile_paths
 from app.errors import FRAMEWORK_ERRORS, Busy, Exit, HostUnfit, Misused
@@ -55,7 +55,7 @@ def command(policies: tuple[str, ...], directory: str, seconds: float, quiet: bo
 
     def progress(words: str) -> None:
         if not quiet:
-            click.echo(words, err=True)
+            tell(words)
 
     if os.geteuid() != 0:
         raise HostUnfit("only root can do what the extension does", "sudo app rehearse")

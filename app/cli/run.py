@@ -7,7 +7,7 @@ import sys
 import click
 
 from app import compiler, cycle
-from app.cli.output import emit, json_option
+from app.cli.output import emit, json_option, tell
 from app.cli.policies import read_trusted
 from app.narrate import narrate
 from app.paths import paths
@@ -27,7 +27,7 @@ def command(policies: tuple[str, ...], quiet: bool, as_json: bool) -> None:
 
     def progress(text: str) -> None:
         if not quiet:
-            click.echo(text, err=True)
+            tell(text)
 
     compiled = compiler.compile_paths(policies, read=read_trusted)
     report = cycle.run(compiled.plan, paths(), progress)

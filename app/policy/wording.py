@@ -8,14 +8,12 @@ import re
 from collections.abc import Collection
 
 from app.policy.locate import Key
+from app.text import printable
+
+__all__ = ["dotted", "nearest", "printable", "seconds", "show"]
 
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 _LONGEST = 60
-
-
-def printable(text: str) -> str:
-    """``text`` with everything escaped that a terminal would act on or could not show."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def dotted(path: tuple[Key, ...]) -> str:
