@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -25,13 +26,22 @@ def numbers(paths: Paths) -> list[int]:
 
 
 def save(paths: Paths, report: dict[str, Any]) -> int:
-    """Write a report under the next number, whole or not at all, and prune; raises OSError."""
+    """Write a report under the next number, whole or not at all, and prune; raises OSError.
+
+    What savers that were killed left half written goes first: on a full disk its room is needed.
+    """
     os.makedirs(paths.reports, mode=0o700, exist_ok=True)
+    _sweep(paths)
     known = numbers(paths)
     number = (known[-1] if known else 0) + 1
     temporary = f"{paths.reports}/.{number:06d}.{os.getpid()}"
-    write_private(temporary, dump({"number": number, **report}))
-    os.rename(temporary, f"{paths.reports}/{number:06d}.json")
+    try:
+        write_private(temporary, dump({"number": number, **report}))
+        os.rename(temporary, f"{paths.reports}/{number:06d}.json")
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
     for old in known[: max(0, len(known) + 1 - KEPT)]:
         os.unlink(f"{paths.reports}/{old:06d}.json")
     return number
@@ -51,6 +61,16 @@ def load(paths: Paths, number: int | None) -> dict[str, Any]:
     except ValueError as error:
         raise HostUnfit(f"{paths.reports}/{wanted:06d}.json: not a report: {error}") from error
     return report
+
+
+def _sweep(paths: Paths) -> None:
+    """Remove partial reports of savers that are no more; one that cannot be removed harms nothing."""
+    for name in os.listdir(paths.reports):
+        partial = re.fullmatch(r"\.\d{6,}\.(\d+)", name)
+        # One of our own number is of an earlier process that had it: we write one report at a time.
+        if partial and (int(partial[1]) == os.getpid() or not os.path.exists(f"/proc/{partial[1]}")):
+            with contextlib.suppress(OSError):
+                os.unlink(f"{paths.reports}/{name}")
 
 
 def write_private(path: str, text: str) -> None:

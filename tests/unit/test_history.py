@@ -49,6 +49,22 @@ def test_a_write_that_fails_leaves_no_report(where: Paths, monkeypatch: pytest.M
     with pytest.raises(OSError, match="No space"):
         history.save(where, {})
     assert history.numbers(where) == []
+    assert os.listdir(where.reports) == [], "a partial file would fill the disk further"
+
+
+def test_partial_reports_of_killed_savers_do_not_pile_up(where: Paths) -> None:
+    history.save(where, {})
+    dead, alive = 1 << 30, os.getppid()
+    partial = [f".000002.{dead}", f".000001.{os.getpid()}", f".000002.{alive}", ".000002.x"]
+    for name in partial:
+        (Path(where.reports) / name).write_text("{")
+    assert history.save(where, {}) == 2
+    assert sorted(os.listdir(where.reports)) == [
+        f".000002.{alive}",
+        ".000002.x",
+        "000001.json",
+        "000002.json",
+    ]
 
 
 def test_files_are_private(where: Paths) -> None:
