@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from app.detect import databases, systems
 from app.detect.finding import Found, Instance, give_names, writable
 from app.detect.installed import installed
-from app.detect.sight import look
+from app.detect.sight import Sight, look
 
 __all__ = ["Found", "Instance", "detect"]
 
@@ -26,6 +28,8 @@ _FINDERS = (
     systems.services,
 )
 
+Finder = Callable[[Sight, Found], None]
+
 MOST_INSTANCES = 500
 """More than that nobody runs on one VM: somebody makes them up."""
 
@@ -35,8 +39,8 @@ def detect(root: str = "") -> Found:
     sight = look(root)
     found = Found(blind=list(sight.blind))
     for find in _FINDERS if not sight.root else ():
-        find(sight, found)
-    installed(sight, found)
+        _guarded(find, sight, found)
+    _guarded(installed, sight, found)
     if len(found.instances) > MOST_INSTANCES:
         found.undecided.append(f"more than {MOST_INSTANCES} servers: the rest is left out")
         del found.instances[MOST_INSTANCES:]
@@ -45,3 +49,12 @@ def detect(root: str = "") -> Found:
         found.undecided.append(f"{instance.what}: a path or a name of it cannot stand in a policy")
     give_names(found.instances)
     return found
+
+
+def _guarded(find: Finder, sight: Sight, found: Found) -> None:
+    """Run one finder: what somebody's process says of itself must not keep the others from being found."""
+    try:
+        find(sight, found)
+    except Exception as error:  # noqa: BLE001 - our bug, whatever it is: told, and the others go on
+        what = f"{type(error).__name__}: {str(error)[:200]}"
+        found.undecided.append(f"{find.__name__}: the look for it ended early, by an error of ours ({what})")

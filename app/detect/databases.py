@@ -7,10 +7,11 @@ import os
 import re
 
 from app.detect.finding import Found, Instance, contained, named
-from app.detect.sight import Process, Sight
+from app.detect.sight import Process, Sight, port_in
 
 _LOCAL = ("0.0.0.0", "::", "127.0.0.1", "::1")  # noqa: S104 - compared, never bound
 _LARGEST_PROGRAM = 512 << 20
+_SOCKET = re.compile(r"(.*)/\.s\.PGSQL\.(\d+)")
 
 
 def postgresql(sight: Sight, found: Found) -> None:
@@ -30,10 +31,10 @@ def postgresql(sight: Sight, found: Found) -> None:
         lines = sight.read(f"{data}/postmaster.pid").splitlines() if data.startswith("/") else []
         socket = next((s for s in sight.sockets.get(process.pid, ()) if "/.s.PGSQL." in s), "")
         unsure = []
-        if len(lines) >= 5 and lines[0].strip() == str(process.pid):
-            port, folder = int(lines[3]), lines[4].strip() or "localhost"
-        elif match := re.fullmatch(r"(.*)/\.s\.PGSQL\.(\d+)", socket):
-            folder, port = match[1], int(match[2])
+        if len(lines) >= 5 and lines[0].strip() == str(process.pid) and port_in(lines[3]):
+            port, folder = port_in(lines[3]), lines[4].strip() or "localhost"
+        elif (match := _SOCKET.fullmatch(socket)) and port_in(match[2]):
+            folder, port = match[1], port_in(match[2])
         else:
             port = next((p for _, p in sight.ports.get(process.pid, ())), 5432)
             folder = ""
@@ -44,8 +45,8 @@ def postgresql(sight: Sight, found: Found) -> None:
             known.add((folder, port))
         else:
             guesses.append(made)
-    others = [m for path in sight.unowned if (m := re.fullmatch(r"(.*)/\.s\.PGSQL\.(\d+)", path))]
-    others = [m for m in others if (m[1], int(m[2])) not in known]
+    others = [m for path in sight.unowned if (m := _SOCKET.fullmatch(path)) and port_in(m[2])]
+    others = [m for m in others if (m[1], port_in(m[2])) not in known]
     if masters and others:
         # Each of them belongs to one of those processes whose own socket was not seen.
         found.instances = [instance for instance in found.instances if instance not in guesses]
@@ -53,7 +54,7 @@ def postgresql(sight: Sight, found: Found) -> None:
             unsure = ["its process was not seen: os_user and user are guessed"]
             evidence = [f"socket {match[0]}"]
             found.instances.append(
-                postgresql_instance("postgres", match[1], int(match[2]), "", evidence, unsure)
+                postgresql_instance("postgres", match[1], port_in(match[2]), "", evidence, unsure)
             )
 
 
@@ -85,7 +86,7 @@ def mysql(sight: Sight, found: Found) -> None:
         sockets = [s for s in sight.sockets.get(process.pid, ()) if not s.endswith("mysqlx.sock")]
         path = sockets[0] if sockets else process.option("--socket")
         port = next((p for _, p in sight.ports.get(process.pid, ()) if p not in (33060, 33062)), 0)
-        port = port or int(process.option("--port") or 3306)
+        port = port or port_in(process.option("--port")) or 3306
         default = "/run/mysqld/mysqld.sock" if kind == "mariadb" else "/var/run/mysqld/mysqld.sock"
         settings: dict[str, str | int | list[str]] = {}
         if path and path.replace("/var/run/", "/run/") != "/run/mysqld/mysqld.sock":
@@ -144,7 +145,7 @@ def redis(sight: Sight, found: Found) -> None:
         sockets = sight.sockets.get(process.pid, [])
         ports = [p for _, p in sight.ports.get(process.pid, ())]
         told = re.search(r":(\d+)(?:\s|$)", " ".join(process.argv))
-        port = min(ports) if ports else int(told[1]) if told else 0
+        port = min(ports) if ports else port_in(told[1]) if told else 0
         connect = ["-s", sockets[0]] if sockets else ["-h", "127.0.0.1", "-p", str(port or 6379)]
         settings: dict[str, str | int | list[str]] = {}
         if connect != ["-h", "127.0.0.1", "-p", "6379"]:
@@ -172,7 +173,7 @@ def mongodb(sight: Sight, found: Found) -> None:
         if process.name != "mongod" or contained(process, "MongoDB", found):
             continue
         ports = [p for _, p in sight.ports.get(process.pid, ())]
-        port = min(ports) if ports else int(process.option("--port") or 27017)
+        port = min(ports) if ports else port_in(process.option("--port")) or 27017
         settings: dict[str, str | int | list[str]] = {}
         if port != 27017:
             settings["uri"] = f"mongodb://127.0.0.1:{port}/?directConnection=true"

@@ -6,7 +6,7 @@ import re
 
 from app.detect.databases import postgresql_instance
 from app.detect.finding import Found, Instance, Value
-from app.detect.sight import Sight
+from app.detect.sight import Sight, port_in
 
 _PACKAGES = (
     ("mariadb", "MariaDB", r"mariadb-server(-\d.*)?", r"mariadb\.service"),
@@ -68,7 +68,7 @@ def _cluster(found: Found, text: str, data: str, evidence: str) -> None:
     port = _setting(text, "port")
     folders = _setting(text, "unix_socket_directories") or _setting(text, "unix_socket_directory")
     unsure = ["read from its configuration file: what it includes or is started with was not seen"]
-    number = int(port) if port.isdigit() and 0 < int(port) < 65536 else 5432
+    number = port_in(port) or 5432
     folder = folders.split(",")[0].strip()
     made = postgresql_instance(
         "postgres", folder if folder.startswith("/") else "", number, data, [evidence], unsure

@@ -148,6 +148,14 @@ def read_text(path: str, most: int = LARGEST_FILE) -> str:
     return ""
 
 
+def port_in(text: str) -> int:
+    """The port that somebody else wrote, 0 where that is none (1 to 65535)."""
+    digits = text.strip()
+    # Looked at before it is made a number: int() refuses long ones, and takes digits of every script.
+    number = int(digits) if re.fullmatch(r"[0-9]{1,5}", digits) else 0
+    return number if number < 1 << 16 else 0
+
+
 def _has_rpm(sight: Sight) -> bool:
     return any(sight.folder(place) for place in ("/var/lib/rpm", "/usr/lib/sysimage/rpm"))
 
@@ -259,6 +267,8 @@ def _unix(table: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for line in read_text(table).splitlines()[1:]:
         words = line.split(" ", 7) if "  " not in line else line.split(None, 7)
-        if len(words) == 8 and int(words[3], 16) & _ACCEPTS and words[7].startswith("/"):
-            found[words[6]] = words[7]
+        # The kernel writes a path as it is: one with a newline in it makes a line of anything.
+        with contextlib.suppress(ValueError):
+            if len(words) == 8 and int(words[3], 16) & _ACCEPTS and words[7].startswith("/"):
+                found[words[6]] = words[7]
     return found

@@ -12,7 +12,7 @@ from app.compiler import compile_paths
 from app.detect import databases, detect, systems
 from app.detect.finding import Found, Instance, give_names, named, writable
 from app.detect.installed import installed
-from app.detect.sight import Process, Sight, _address, _container, _packages, _tcp, _unix, read_text
+from app.detect.sight import Process, Sight, _address, _container, _packages, _tcp, _unix, port_in, read_text
 
 
 def process(argv: list[str], pid: int = 10, exe: str = "", **more: object) -> Process:
@@ -174,6 +174,46 @@ def test_a_path_that_cannot_stand_in_a_policy_is_told_and_not_written(
     assert "cannot stand in a policy" in found.undecided[0]
 
 
+NO_PORTS = ["abc", "0", "-1", "65536", "\u0663", "9" * 5000, "1_0", ""]
+
+
+@pytest.mark.parametrize("text", NO_PORTS, ids=lambda text: ascii(text[:8]))
+def test_a_port_that_is_none_hides_no_server(text: str, tmp_path: Path) -> None:
+    assert port_in(text) == 0
+    (tmp_path / "postmaster.pid").write_text(f"11\n\n0\n{text}\n/run/a\n\n")
+    found = Found()
+    sight = seen(
+        process(["postgres", "-D", str(tmp_path)], 11),
+        process(["mongod", "--port", text], 12),
+        process(["mariadbd", f"--port={text}"], 13),
+        process([f"redis-server *:{text}"], 14),
+        sockets={11: [f"/run/b/.s.PGSQL.{text}"]},
+        unowned=[f"/run/c/.s.PGSQL.{text}"],
+    )
+    for find in (databases.postgresql, databases.mongodb, databases.mysql, databases.redis):
+        find(sight, found)
+    assert [(i.policy, i.name) for i in found.instances] == [
+        ("postgresql", "postgresql-5432"),
+        ("mongodb", "mongodb"),
+        ("mariadb", "mariadb"),
+        ("redis", "redis"),
+    ]
+
+
+def test_a_finder_that_fails_hides_no_other_and_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def oracle(sight: Sight, found: Found) -> None:
+        raise RecursionError("too deep")
+
+    monkeypatch.setattr("app.detect._FINDERS", (oracle, databases.redis))
+    monkeypatch.setattr("app.detect.look", lambda root: seen(process(["redis-server *:6379"])))
+    monkeypatch.setattr("app.detect.installed", lambda sight, found: None)
+    found = detect()
+    assert [i.policy for i in found.instances] == ["redis"]
+    (told,) = found.undecided
+    assert told.startswith("oracle: ")
+    assert "RecursionError: too deep" in told
+
+
 @pytest.mark.parametrize(
     "path", ['/srv/it\'s "here"', "/srv/{data}", "/srv/\\x", "/srv/[[quiesce]]", "/srv/#"]
 )
@@ -320,6 +360,8 @@ def test_tables_of_the_kernel(tmp_path: Path) -> None:
         "0000000000000000: 00000003 00000000 00000000 0001 03 112 /run/c\n"
         "0000000000000000: 00000002 00000000 00010000 0001 01 113 @abstract\n"
         "0000000000000000: 00000002 00000000 00010000 0001 01 114\n"
+        "0000000000000000: 00000002 00000000 00010000 0001 01 115 /run/\n"
+        "a new line b c d e /run/f\n"
     )
-    assert _unix(str(unix)) == {"111": "/run/a b"}
+    assert _unix(str(unix)) == {"111": "/run/a b", "115": "/run/"}, "a path may have a line of its own"
     assert dict(_packages("Package: a\nStatus: hold ok installed\nVersion: 1\n\nnonsense")) == {"a": "1"}
