@@ -27,6 +27,9 @@ GIVES = Level.CRASH
 
 ACTIONS = ("note", "freeze", "verify", "thaw")
 
+_NAME = r"^/?(?!\.{1,2}(?:/|$))[^/\x00-\x1f]+(?:/(?!\.{1,2}(?:/|$))[^/\x00-\x1f]+)*/?$"
+"""A path whose parts are neither empty nor ``.`` nor ``..``: a group has one name, which can be compared."""
+
 OPTIONS_SCHEMA: dict[str, object] = {
     "type": "object",
     "additionalProperties": False,
@@ -34,7 +37,7 @@ OPTIONS_SCHEMA: dict[str, object] = {
     "properties": {
         "groups": {
             "type": "array",
-            "items": {"type": "string"},
+            "items": {"type": "string", "pattern": _NAME},
             "minItems": 1,
             "description": "control groups by their path, such as system.slice/orders.service",
         },
@@ -72,11 +75,13 @@ class _Group:
     """One control group with a freezer. Raises FileNotFoundError, OSError."""
 
     def __init__(self, name: str) -> None:
-        self.name = name.strip("/")
+        # Who we are is compared by name below, and to the kernel a//b and a/./b are the same group as a/b.
+        parts = [part for part in name.split("/") if part not in ("", ".")]
+        self.name = "/".join(parts)
         self._control = -1
         self._events: int | None = None
         self._changes: int | None = None
-        if not self.name or ".." in self.name.split("/"):
+        if not parts or ".." in parts:
             raise HostUnfit(
                 f"{name!r} is no control group that can be frozen", "its path below the hierarchy"
             )

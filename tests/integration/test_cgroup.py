@@ -159,13 +159,20 @@ def test_whoever_dies_in_it_ends_the_hold(group: Group, here: Stage) -> None:
 
 def test_whoever_holds_us_or_everything_is_refused(group: Group) -> None:
     mine = Path("/proc/self/cgroup").read_text()
-    for name in ("", "/", "..", "a/../..", "no-such-group"):
+    for name in ("", "/", ".", "/.//", "..", "a/../..", "no-such-group"):
         with pytest.raises(HostUnfit):
             connect(name)
     (group.folder / "cgroup.procs").write_text(str(os.getpid()))
     try:
         with pytest.raises(HostUnfit, match="holds app itself"):
             connect(group.name)
+        for name in (
+            f"/{group.name}//",
+            group.name.replace("/", "//"),
+            f"./{group.name.replace('/', '/./')}/.",
+        ):
+            with pytest.raises(HostUnfit, match="holds app itself"):
+                connect(name)
     finally:
         (group.folder.parent / "cgroup.procs").write_text(str(os.getpid()))
     if (group.folder / "cgroup.freeze").exists():
