@@ -6,10 +6,13 @@ uses; what shows that it is not, or that it leads out of itself, is refused befo
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import re
 import shutil
 import signal
+import stat
 import subprocess
 import tempfile
 import time
@@ -69,18 +72,31 @@ def prove(application: Application, data: str, progress: Progress) -> Proof:
     _refuse_live(data)
     recipe = application.prove
     account = account_of(recipe.user, data)
-    facts = _read_facts(recipe, data)
-    scratch = tempfile.mkdtemp(prefix="stillframe-prove-")
+    with contextlib.ExitStack() as stack:
+        copy = _open_folder(data, stack)
+        facts = _read_facts(recipe, data, copy)
+        values = {**facts, **_open_secrets(application), "data": data}
+        scratch = tempfile.mkdtemp(prefix="stillframe-prove-")
+        stack.callback(shutil.rmtree, scratch, ignore_errors=True)
+        values["scratch"] = scratch
+        place = _open_folder(scratch, stack)
+        _write_files(recipe.files, values, place, account)
+        # The last of all: from here on its new owner decides what stands in there.
+        os.fchown(place, account.uid, account.gid)
+        _remove(recipe.remove, data, copy)
+        # Nameless, and only its descriptor is used: nobody else can lead it to another file.
+        log = stack.enter_context(tempfile.TemporaryFile(prefix="stillframe-prove-", buffering=0))
+        return _Trial(application, recipe, values, account, log.fileno(), progress).run()
+
+
+def _open_folder(path: str, stack: contextlib.ExitStack) -> int:
+    """A folder to reach files in whatever becomes of its path. Raises HostUnfit."""
     try:
-        os.chown(scratch, account.uid, account.gid)
-        values = {**facts, **_open_secrets(application), "data": data, "scratch": scratch}
-        _write_files(recipe.files, values, scratch, account)
-        for name in recipe.remove:
-            if os.path.lexists(f"{data}/{name}"):
-                os.unlink(f"{data}/{name}")
-        return _Trial(application, recipe, values, account, scratch, progress).run()
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        raise HostUnfit(f"{path}: {error.strerror}") from None
+    stack.callback(os.close, descriptor)
+    return descriptor
 
 
 def _open_secrets(application: Application) -> Mapping[str, str]:
@@ -120,34 +136,71 @@ def _refuse_live(data: str) -> None:
                 )
 
 
-def _read_facts(recipe: Prove, data: str) -> dict[str, str]:
+def _read_facts(recipe: Prove, data: str, copy: int) -> dict[str, str]:
     facts = {}
     for name, (file, pattern) in recipe.facts.items():
         try:
-            with open(f"{data}/{file}", encoding="utf-8", errors="replace") as text:
-                match = re.search(pattern, text.read(1 << 16), re.MULTILINE)
+            text = _read_below(copy, file)
         except OSError as error:
+            wrong = "a symbolic link is on the way" if error.errno == errno.ELOOP else error.strerror
             raise HostUnfit(
-                f"{data}/{file}: {error.strerror}", "is --data the application's own data folder?"
+                f"{data}/{file}: {wrong}", "is --data the application's own data folder?"
             ) from None
+        match = re.search(pattern, text, re.MULTILINE)
         if match is None:
             raise HostUnfit(f"{data}/{file} does not look as expected: nothing matches {pattern!r}")
         facts[name] = match.group(1) if match.re.groups else match.group(0)
     return facts
 
 
-def _write_files(files: Mapping[str, str], values: Mapping[str, str], scratch: str, account: Account) -> None:
+def _read_below(folder: int, file: str) -> str:
+    """The first 64 KiB of a file below an open folder, never by a link and never of a pipe. Raises OSError.
+
+    The folder is the application's, and root reads: what somebody put there in the file's place must
+    neither lead elsewhere nor hang us.
+    """
+    *folders, name = file.split("/")
+    with contextlib.ExitStack() as stack:
+        for part in folders:
+            folder = os.open(part, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+            stack.callback(os.close, folder)
+        # Looked at before it is opened too: opening a device can already do something.
+        _refuse_special(os.stat(name, dir_fd=folder, follow_symlinks=False))
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+        descriptor = os.open(name, flags, dir_fd=folder)
+        stack.callback(os.close, descriptor)
+        _refuse_special(os.fstat(descriptor))
+        return os.pread(descriptor, 1 << 16, 0).decode("utf-8", "replace")
+
+
+def _refuse_special(state: os.stat_result) -> None:
+    if stat.S_ISLNK(state.st_mode):
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+    if not stat.S_ISREG(state.st_mode):
+        raise OSError(errno.EINVAL, "is no regular file")
+
+
+def _remove(names: Sequence[str], data: str, copy: int) -> None:
+    for name in names:
+        try:
+            os.unlink(name, dir_fd=copy)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise HostUnfit(f"{data}/{name}: cannot be removed: {error.strerror}", "move it away") from None
+
+
+def _write_files(files: Mapping[str, str], values: Mapping[str, str], place: int, account: Account) -> None:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     for name, text in files.items():
-        descriptor = os.open(
-            f"{scratch}/{os.path.basename(name)}", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600
-        )
+        descriptor = os.open(os.path.basename(name), flags, 0o600, dir_fd=place)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             os.fchown(descriptor, account.uid, account.gid)
             file.write(fill(text, values))
 
 
 class _Trial:
-    """One start of the application on the copy."""
+    """One start of the application on the copy; what it prints goes to the open file ``log``."""
 
     def __init__(
         self,
@@ -155,7 +208,7 @@ class _Trial:
         recipe: Prove,
         values: Mapping[str, str],
         account: Account,
-        scratch: str,
+        log: int,
         progress: Progress,
     ) -> None:
         self._name = application.name
@@ -164,7 +217,7 @@ class _Trial:
         self._account = account
         self._progress: Progress = lambda text: progress(mask(text))
         self._path = ":".join([*(fill(folder, values) for folder in recipe.path), SEARCH_PATH])
-        self._log = f"{scratch}/server.log"
+        self._log = log
         options = {name: self._options(name, table) for name, table in recipe.mechanisms.items()}
         # What stands in there is final text already, secrets too.
         self._connections = Recipe(options, Waiter(), lambda pid: None)
@@ -223,11 +276,7 @@ class _Trial:
 
     def _start(self, argv: tuple[str, ...]) -> subprocess.Popen[bytes]:
         program = Program(tuple(self._located(argv)), self._account.name, {}, self._path)
-        log = os.open(self._log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        try:
-            return program.start(merge_errors=True, output=log)
-        finally:
-            os.close(log)
+        return program.start(merge_errors=True, output=self._log)
 
     def _await(self, server: subprocess.Popen[bytes], deadline: float) -> str:
         """Connect as soon as the server lets us; the reason if it never does."""
@@ -277,9 +326,7 @@ class _Trial:
 
     def _tail(self, ending: str) -> str:
         """The end of the server's own log, for the reason."""
-        try:
-            with open(self._log, encoding="utf-8", errors="replace") as file:
-                last = file.read()[-2000:].strip().splitlines()[-8:]
-        except OSError:
-            last = []
+        size = os.fstat(self._log).st_size
+        text = os.pread(self._log, 2000, max(0, size - 2000)).decode("utf-8", "replace")
+        last = text.strip().splitlines()[-8:]
         return "".join(f"\n    {line}" for line in ([ending] if ending else []) + last)
