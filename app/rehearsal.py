@@ -5,6 +5,9 @@ to do: ``sh PATH PARAM...``, pipes that nobody reads, two sleeping loops one ins
 is late is left to itself, and the post-script runs whatever the pre-script did. Nothing is frozen, and no
 snapshot is taken: the time in which the extension would do so is waited for.
 
+One thing is stricter than there. The framework looks at owner and mode of a path, and starts whatever stands
+there later; we are root too, and run only what nobody but root could have written (app.host.trust).
+
 Sources: learn.microsoft.com/azure/backup/backup-azure-linux-app-consistent (rules, error names), the
 public extension (Azure/azure-linux-extensions, VMBackup) as measured.
 """
@@ -21,6 +24,9 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from app.errors import HostUnfit
+from app.host import trust
 
 CONFIG = "VMSnapshotScriptPluginConfig.json"
 HOST = "VMSnapshotPluginHost.conf"
@@ -96,7 +102,10 @@ class Host:
         self._started: list[subprocess.Popen[bytes]] = []
 
     def rehearse(self, held: Callable[[], None]) -> Rehearsal:
-        """One backup; ``held`` is called in place of its snapshot. Raises OSError."""
+        """One backup; ``held`` is called in place of its snapshot.
+
+        Raises OSError, and HostUnfit where others than root could have written what is to be run.
+        """
         config: Config | None = None
         try:
             longest, path = self._host_file()
@@ -106,6 +115,9 @@ class Host:
             config = self._config(path)
             for which, name in (("Pre", config.scripts["pre"]), ("Post", config.scripts["post"])):
                 self._check_script(which, name)
+            for name in config.scripts.values():
+                # Before anything is held: what cannot be released must not be held.
+                os.close(_open_script(name))
         except Refused as refused:
             goes_on = config is None or config.lenient
             backup = FILESYSTEM if goes_on else FAILED
@@ -164,13 +176,19 @@ class Host:
     def _script(self, which: str, config: Config, limit: int) -> Script:
         path = config.scripts[which]
         self._progress(f"{which}-script: sh {path}, {limit} s at most")
-        begun = time.monotonic()
-        process = subprocess.Popen(
-            ["sh", path, *config.params[which]],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
+        # Looked at again, and run by the descriptor that was looked at: it may have been exchanged meanwhile.
+        script = _open_script(path, "app post releases what is held" if which == "post" else "")
+        try:
+            begun = time.monotonic()
+            process = subprocess.Popen(
+                ["sh", f"/proc/self/fd/{script}", *config.params[which]],
+                pass_fds=[script],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+            )
+        finally:
+            os.close(script)
         self._started.append(process)
         while True:
             time.sleep(config.poll)
@@ -197,7 +215,7 @@ class Host:
             raise Refused("IncorrectPluginhostFile", 304, f"{path}: owner or mode")
         try:
             parser = configparser.ConfigParser()
-            parser.read_string(_read(path))
+            parser.read_string(_read(path, None))
             seconds = parser.getint("pre_post", "timeoutInSeconds")
             plugins = parser.getint("pre_post", "numberOfPlugins")
             name = parser.get("pre_post", "pluginName0")
@@ -213,7 +231,7 @@ class Host:
         if state.st_uid != self._owner or stat.S_IMODE(state.st_mode) != 0o600:
             raise Refused("IncorrectJSONConfigFile", 305, f"{path}: owner or mode")
         try:
-            raw: dict[str, Any] = json.loads(_read(path))
+            raw: dict[str, Any] = json.loads(_read(path, 0o600))
             if raw["pluginName"] != "ScriptRunner":
                 raise ValueError(f"pluginName {raw['pluginName']!r}")
             poll = raw.get("ScriptsExecutionPollTimeSeconds")
@@ -240,6 +258,15 @@ class Host:
             raise Refused(f"InsufficientPermissionfor{which}-Script", code, f"{path}: owner or mode")
 
 
-def _read(path: str) -> str:
-    with open(path, encoding="utf-8", errors="replace") as file:
-        return file.read(1 << 20)
+def _read(path: str, mode: int | None) -> str:
+    """What says which scripts are run, and with which arguments: it must be root's as they are."""
+    return trust.read_trusted(path, mode, max_bytes=1 << 20).decode("utf-8", "replace")
+
+
+def _open_script(path: str, way_out: str = "") -> int:
+    """A script that nobody but root could have written; the caller closes it. Raises HostUnfit."""
+    try:
+        return trust.open_trusted(path, mode=0o700)
+    except HostUnfit as error:
+        hint = "; ".join(part for part in (error.hint, way_out) if part)
+        raise HostUnfit(f"not run: {error.message}", hint) from None

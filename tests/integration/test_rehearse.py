@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from app.errors import HostUnfit
 from app.rehearsal import Host
 from tests.conformance.script_host import CONFIG, HOST, ScriptHost
 from tests.integration.stage import Stage, stage
@@ -144,6 +145,53 @@ def test_it_agrees_with_the_host_of_the_conformance_suite(
     for own, run in zip(found.scripts, runs, strict=True):
         assert abs(own.seconds - run.seconds / SCALE) < 1.5
     assert ((folder / "ran").read_text() if (folder / "ran").exists() else "") == ran
+
+
+def test_a_script_in_a_folder_of_others_is_not_run(folder: Path) -> None:
+    """Owner and mode of the script are right, and whoever may write in its folder could exchange it."""
+    (folder / "open").mkdir()
+    (folder / "open/post.sh").write_text(f"echo post >>{folder}/ran\n")
+    (folder / "open/post.sh").chmod(0o700)
+    (folder / "open").chmod(0o777)
+    write(folder, postScriptLocation=f"{folder}/open/post.sh")
+    with pytest.raises(HostUnfit, match=r"not run: .*: others may write in it"):
+        Host(str(folder), lambda words: None, os.geteuid()).rehearse(lambda: None)
+    assert not (folder / "ran").exists(), "what cannot be released was held"
+
+
+def exchange_by_a_link(folder: Path) -> None:
+    (folder / "other.sh").write_text(f"echo other >>{folder}/ran\n")
+    (folder / "other.sh").chmod(0o700)
+    (folder / "post.sh").unlink()
+    (folder / "post.sh").symlink_to(folder / "other.sh")
+
+
+@pytest.mark.parametrize(
+    ("exchange", "flaw"),
+    [
+        (exchange_by_a_link, "is a symbolic link"),
+        (lambda folder: (folder / "post.sh").chmod(0o722), "mode 722, want 700"),
+    ],
+    ids=["link", "mode"],
+)
+def test_a_post_script_that_was_exchanged_meanwhile_is_not_run(
+    folder: Path, exchange: Fault, flaw: str
+) -> None:
+    host = Host(str(folder), lambda words: None, os.geteuid())
+    with pytest.raises(HostUnfit, match=flaw) as raised:
+        host.rehearse(lambda: exchange(folder))
+    assert host.settle(5)
+    assert "app post releases what is held" in raised.value.hint
+    assert (folder / "ran").read_text() == "before a b\n"
+
+
+def test_a_config_behind_a_link_says_nothing(folder: Path) -> None:
+    """It chooses the script and its arguments, so it is held to the same."""
+    (folder / CONFIG).rename(folder / "other.json")
+    (folder / CONFIG).symlink_to(folder / "other.json")
+    with pytest.raises(HostUnfit, match="is a symbolic link"):
+        Host(str(folder), lambda words: None, os.geteuid()).rehearse(lambda: None)
+    assert not (folder / "ran").exists()
 
 
 # --- the command ---------------------------------------------------------------------------------------
