@@ -4,6 +4,10 @@ The database is opened by a child process that first becomes the owner of the fi
 ``-wal`` and ``-shm`` files that SQLite may create are the application's own, and so that root
 never follows a path that the owner could change. The lock dies with that process.
 
+Whom the child becomes is decided by the file that is named, never by where a symbolic link leads, and
+only where its folder is that owner's too, or root's: whoever may write there can put a journal beside a
+database, which SQLite plays back into it. What the child has opened must then be that very file.
+
 Sources: sqlite.org/lang_transaction.html, sqlite.org/pragma.html (wal_checkpoint, data_version,
 integrity_check), sqlite.org/uri.html.
 """
@@ -14,17 +18,21 @@ import contextlib
 import functools
 import json
 import os
+import pwd
 import socket
 import sqlite3
+import stat
 import time
 import urllib.parse
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from app.errors import HostUnfit
 from app.host import trust
 from app.host.fork import Child, fork_child, reap, receive
 from app.host.precedence import as_given, hasten
+from app.host.process import Account
 from app.mechanisms import ConnectionLost, Register, StepFailed, Waiter
 from app.plan import Options, Step
 
@@ -55,6 +63,22 @@ STEP_SCHEMA: dict[str, object] = {
 }
 
 
+NO_GROUP = 65534
+"""The group of those who have none: the kernel's overflowgid (proc_sys_kernel(5)), nogroup by name."""
+
+Inode = tuple[int, int]
+"""Device and number."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A database and its folder as they were looked at."""
+
+    path: str
+    file: Inode
+    folder: Inode
+
+
 class SqliteConnection:
     """One child process for each owner of databases."""
 
@@ -63,15 +87,15 @@ class SqliteConnection:
 
     def __init__(self, options: Options, waiter: Waiter, register: Register, deadline: float) -> None:
         self._waiter = waiter
-        by_owner: dict[tuple[int, int], list[str]] = {}
+        by_owner: dict[Account, list[Judged]] = {}
         for path in options["databases"]:
-            found = _below(options["below"], path) if options.get("below") else path
-            by_owner.setdefault(_owner(found), []).append(found)
+            judged, owner = judge(_below(options["below"], path) if options.get("below") else path)
+            by_owner.setdefault(account_of(owner), []).append(judged)
         self._children: list[Child] = []
         try:
-            for (uid, gid), databases in by_owner.items():
+            for account, databases in by_owner.items():
                 with as_given():
-                    child = fork_child(functools.partial(_serve, uid=uid, gid=gid, paths=databases))
+                    child = fork_child(functools.partial(_serve, account=account, databases=databases))
                 self._children.append(child)
                 register(child.pid)
             self._ask("open", deadline)
@@ -147,20 +171,64 @@ def connect(
     return SqliteConnection(options, waiter, register, deadline)
 
 
-def _owner(path: str) -> tuple[int, int]:
-    """Owner of a database. Raises HostUnfit if it is not there or is not ours to open."""
+def judge(path: str) -> tuple[Judged, int]:
+    """A database, and the user id that is to open it.
+
+    Raises HostUnfit if it is not there, is a symbolic link, or could be another's than its owner's.
+    """
     try:
-        status = os.stat(path)
+        state, folder = _look(path)
     except OSError as error:
         raise HostUnfit(
             f"{path}: {error.strerror}", "settings.databases lists full paths of existing files"
         ) from None
+    if stat.S_ISLNK(state.st_mode):
+        raise HostUnfit(f"{path}: is a symbolic link", f"name the file itself: {os.path.realpath(path)}")
+    if not stat.S_ISREG(state.st_mode):
+        raise HostUnfit(f"{path}: is no regular file", "settings.databases lists full paths of files")
+    judged = Judged(path, _inode(state), _inode(folder))
     if os.geteuid() != 0:
-        return os.geteuid(), os.getegid()
-    if status.st_uid == 0:
+        return judged, os.geteuid()
+    if folder.st_uid not in (0, state.st_uid):
+        raise HostUnfit(
+            f"{path}: belongs to user {state.st_uid}, and its folder to user {folder.st_uid}",
+            "the folder must be root's or the database's owner's",
+        )
+    # In a sticky folder, too, everybody may add files. Of other folders than root's, the owner decides.
+    others = stat.S_IWOTH if state.st_uid else stat.S_IWOTH | stat.S_IWGRP
+    if folder.st_mode & others:
+        raise HostUnfit(
+            f"{path}: others may put files beside it (its folder has mode {stat.S_IMODE(folder.st_mode):o})",
+            "give it a folder in which nobody else may write",
+        )
+    if state.st_uid == 0:
         # As root we follow no path that somebody else could bend to another file.
         os.close(trust.open_trusted(path))
-    return status.st_uid, status.st_gid
+    return judged, state.st_uid
+
+
+def _look(path: str) -> tuple[os.stat_result, os.stat_result]:
+    """What a file is, itself and no target of a link, and what its folder is. Raises OSError."""
+    place, name = os.path.split(path)
+    with contextlib.ExitStack() as stack:
+        folder = os.open(place, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        stack.callback(os.close, folder)
+        file = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+        stack.callback(os.close, file)
+        return os.fstat(file), os.fstat(folder)
+
+
+def account_of(uid: int) -> Account:
+    """Who the child becomes: the user with the groups of that user, never the group of a file.
+
+    A user id without a name has no groups that anybody gave it, and gets none.
+    """
+    try:
+        entry = pwd.getpwuid(uid)
+    except KeyError:
+        return Account("", uid, NO_GROUP, (), "/")
+    groups = os.getgrouplist(entry.pw_name, entry.pw_gid)
+    return Account(entry.pw_name, uid, entry.pw_gid, tuple(groups), entry.pw_dir)
 
 
 def _below(folder: str, path: str) -> str:
@@ -182,14 +250,18 @@ class _Database:
     to 100 ms, and a steady writer never lets it in.
     """
 
-    def __init__(self, path: str, seconds: float) -> None:
-        self.path = path
-        self.file = _inode(path)
+    def __init__(self, judged: Judged, seconds: float) -> None:
+        self.path = judged.path
+        self._judged = judged
+        self._refuse_another()  # before SQLite plays back a journal that stands beside it
         self.link = sqlite3.connect(
-            f"file:{urllib.parse.quote(path)}?mode=rw", uri=True, isolation_level=None, timeout=0
+            f"file:{urllib.parse.quote(self.path)}?mode=rw", uri=True, isolation_level=None, timeout=0
         )
         self.version: int | None = None
         self.value("PRAGMA schema_version", time.monotonic() + seconds)
+        self._refuse_another()
+        if not _is_open(judged.file):
+            raise sqlite3.OperationalError(_ANOTHER)
 
     def value(self, statement: str, end: float = 0.0) -> Any:
         """The first column of the answer; while the database is locked, asked again until ``end``."""
@@ -226,7 +298,7 @@ class _Database:
             raise sqlite3.OperationalError("the write transaction has ended")
         if self.value("PRAGMA data_version") != self.version:
             raise sqlite3.OperationalError("somebody else has committed during the hold")
-        if _inode(self.path) != self.file:
+        if _inode(os.lstat(self.path)) != self._judged.file:
             raise sqlite3.OperationalError("the file was replaced during the hold")
         return "held"
 
@@ -244,18 +316,34 @@ class _Database:
             raise sqlite3.DatabaseError("; ".join(rows[:5]))
         return "ok"
 
+    def _refuse_another(self) -> None:
+        state, folder = _look(self.path)
+        if (_inode(state), _inode(folder)) != (self._judged.file, self._judged.folder):
+            raise sqlite3.OperationalError(_ANOTHER)
 
-def _inode(path: str) -> tuple[int, int]:
-    status = os.stat(path)
-    return status.st_dev, status.st_ino
+
+_ANOTHER = "another file stands there than the one whose owner was looked at"
 
 
-def _serve(channel: socket.socket, uid: int, gid: int, paths: list[str]) -> None:
+def _inode(state: os.stat_result) -> Inode:
+    return state.st_dev, state.st_ino
+
+
+def _is_open(file: Inode) -> bool:
+    """Whether this process has that file open."""
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            if _inode(os.fstat(int(name))) == file:
+                return True
+    return False
+
+
+def _serve(channel: socket.socket, account: Account, databases: list[Judged]) -> None:
     """The child: become the owner, then answer until the channel closes."""
-    if os.geteuid() == 0 and uid != 0:
-        os.setgroups([gid])
-        os.setresgid(gid, gid, gid)
-        os.setresuid(uid, uid, uid)
+    if os.geteuid() == 0 and account.uid != 0:
+        os.setgroups(account.groups)
+        os.setresgid(account.gid, account.gid, account.gid)
+        os.setresuid(account.uid, account.uid, account.uid)
     os.umask(0o077)
     opened: list[_Database] = []
     while data := receive(channel, 1 << 16):
@@ -272,8 +360,9 @@ def _serve(channel: socket.socket, uid: int, gid: int, paths: list[str]) -> None
         try:
             if action == "open":
                 answers = []
-                for at in paths:
-                    opened.append(_Database(at, end - time.monotonic()))
+                for judged in databases:
+                    at = judged.path
+                    opened.append(_Database(judged, end - time.monotonic()))
                     answers.append(f"{at}: open")
             elif action == "ping":
                 answers = [f"{database.path}: open" for database in opened]
