@@ -36,6 +36,9 @@ THAW_GRACE = 0.4
 KEEPERS_GRACE = 1.4
 """Seconds for keepers to release by themselves; then they are killed."""
 
+AGAIN = 0.02
+"""Seconds between two attempts to thaw what a FIFREEZE may still come back to."""
+
 HOLDERS_GRACE = 0.3
 """Seconds for a killed holder to be gone; one that hangs in FIFREEZE takes longer."""
 
@@ -90,7 +93,10 @@ class Watchdog:
             self._slow_down()
             self._thaw()
         self._end_processes()
-        self._aftermath(reason)
+        try:
+            self._aftermath(reason)
+        except Exception as error:  # noqa: BLE001 - whatever it is, what is frozen comes first
+            self._note("aftermath_failed", reason=f"{type(error).__name__}: {error}")
         self._thaw_late()
 
     def _wait(self) -> str | None:
@@ -145,7 +151,7 @@ class Watchdog:
             self._restore()
 
     def _thaw(self) -> None:
-        """Thaw all that may be frozen: one that blocks goes on in its thread."""
+        """Thaw all that may be frozen: what is not done at once goes on in its thread."""
         thaws = [self._thaws[n] for n in sorted(self._frozen, reverse=True)]
         for thaw in thaws:
             thaw.begin()
@@ -153,24 +159,23 @@ class Watchdog:
         for thaw in thaws:
             thaw.wait(max(0.0, end - time.monotonic()))
 
-    def _thaw_one(self, number: int) -> None:
+    def _thaw_one(self, number: int) -> bool:
+        """Whether nothing is left to be done: it is thawed, or never was frozen and never will be."""
         gone = self._holder.ended()
         try:
             fcntl.ioctl(self._descriptors[number], _FITHAW, 0)
         except OSError as error:
-            if error.errno == errno.EINVAL and gone:
-                self._frozen.discard(number)  # it never was frozen, and nobody is left to freeze it
-                self._note("not_frozen", mount=self._names[number], by="watchdog")
-            return
-        if gone:
-            self._frozen.discard(number)
-        self._note("thawed", mount=self._names[number], by="watchdog")
+            if error.errno != errno.EINVAL or not gone:
+                return False
+            self._note("not_frozen", mount=self._names[number], by="watchdog")
+        else:
+            self._note("thawed", mount=self._names[number], by="watchdog")
+        self._frozen.discard(number)
+        return True
 
     def _thaw_late(self) -> None:
-        """A FIFREEZE of the dead holder may still hang in the kernel and succeed later."""
+        """Stay for as long as a FIFREEZE of the dead holder hangs in the kernel: it may succeed later."""
         while self._frozen:
-            if self._holder.ended(0.25):
-                time.sleep(0.02)  # a FITHAW that fails for good must not keep a processor busy
             self._thaw()
 
     def _end_processes(self) -> None:
@@ -186,10 +191,12 @@ class Watchdog:
 class _Thaw:
     """One filesystem's FITHAW, in a thread of its own: one that blocks must not stop the others.
 
-    The thread is started with the watchdog: where memory is short there may be none for another later.
+    It is tried again until there is nothing left to do, whatever the watchdog itself does meanwhile: a freeze
+    that succeeds late may be of the very filesystem that the report is being written to. The thread is
+    started with the watchdog: where memory is short there may be none for another later.
     """
 
-    def __init__(self, body: Callable[[], None]) -> None:
+    def __init__(self, body: Callable[[], bool]) -> None:
         self._body = body
         self._order, self._idle = threading.Lock(), threading.Lock()
         self._order.acquire()
@@ -208,7 +215,6 @@ class _Thaw:
     def _serve(self) -> None:
         while True:
             self._order.acquire()
-            try:
-                self._body()
-            finally:
-                self._idle.release()
+            while not self._body():
+                time.sleep(AGAIN)
+            self._idle.release()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -35,6 +37,57 @@ def test_holder_dies_with_an_answer_unread(scratch_ext4: scratch.Volume) -> None
     assert not scratch.is_frozen(mount)
     assert reasons == ["the holder died"]
     os.close(descriptor)
+    child.end()
+
+
+def test_a_freeze_that_succeeds_late_is_undone_while_the_report_is_written_there(
+    scratch_filesystem: Callable[..., scratch.Volume],
+) -> None:
+    """The holder is killed, but cannot end; what it was about to freeze is frozen only then."""
+    mount, stuck = (scratch_filesystem("ext4", 64).mount for _ in range(2))
+
+    def holder(channel: socket.socket) -> None:
+        channel.send(b"freezing 0")
+        (stuck / "file").touch()  # nor does it end when it is killed
+
+    scratch.freeze(stuck)
+    descriptor = os.open(mount, os.O_RDONLY)
+    child = fork_child(holder, also_keep=[descriptor])
+    took: list[float] = []
+
+    def aftermath(_reason: str) -> None:
+        scratch.freeze(mount)
+        begun = time.monotonic()
+        (mount / "report").touch()
+        took.append(time.monotonic() - begun)
+        scratch.thaw(stuck)
+
+    safety = threading.Timer(10, lambda: [scratch.thaw(place) for place in (mount, stuck)])
+    safety.start()
+    watch(child.channel, child.pid, descriptor, aftermath)
+    safety.cancel()
+    assert took[0] < 1
+    assert not scratch.is_frozen(mount)
+    os.close(descriptor)
+    child.end()
+
+
+def test_what_goes_wrong_with_the_report_keeps_nothing_frozen(scratch_ext4: scratch.Volume) -> None:
+    mount = scratch_ext4.mount
+    stuck = os.open(mount, os.O_RDONLY)
+
+    def holder(channel: socket.socket) -> None:
+        channel.send(b"freezing 0")
+        scratch.freeze(mount)
+        os._exit(1)
+
+    def aftermath(_reason: str) -> None:
+        raise OSError("read-only")
+
+    child = fork_child(holder, also_keep=[stuck])
+    watch(child.channel, child.pid, stuck, aftermath)
+    assert not scratch.is_frozen(mount)
+    os.close(stuck)
     child.end()
 
 
