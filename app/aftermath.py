@@ -71,17 +71,19 @@ class Aftermath:
         for application in reversed(self._plan.applications):
             if application.name in left:
                 saved = journal.saved_answers(events, application.name) or self._kept(application)
-                undo(application, self._notes, time.monotonic() + application.timing.release, saved)
+                if saved is not None:
+                    undo(application, self._notes, time.monotonic() + application.timing.release, saved)
         self._notes.note("end")
         self.write()
         self.clear()
 
-    def _kept(self, application: Application) -> dict[str, str]:
+    def _kept(self, application: Application) -> dict[str, str] | None:
+        """The answers on disk; None (and noted) where they cannot be read: without them little is undone."""
         try:
             return answers.kept(self._paths, application.name)
         except (StillframeError, OSError, ValueError) as error:
             self._notes.note("undo_failed", app=application.name, reason=str(error))
-            return {}
+            return None
 
     def report(self) -> report.Report:
         """The report as the journal stands now."""
@@ -118,7 +120,7 @@ class Aftermath:
         """Remove what only a hold in progress needs; kept if something is still not released."""
         control.remove(self._paths)
         if not journal.quiesced_applications(journal.read(self._paths.journal)):
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(OSError):
                 os.unlink(self._paths.outstanding)
             with contextlib.suppress(OSError):
                 answers.forget(self._paths)

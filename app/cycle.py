@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from app import history, hold, journal, manifest, recovery, report, snapshot, verify
 from app.aftermath import Aftermath
-from app.errors import HostUnfit, SnapshotFailed, StillframeError
+from app.errors import HostUnfit, SnapshotFailed, StillframeError, Stuck
 from app.flusher import Flusher
 from app.freeze import Target, Writeback
 from app.host import hazards
@@ -28,7 +28,7 @@ PRESYNC_SECONDS = 300.0
 
 
 def begin(paths: Paths, progress: Progress) -> int:
-    """Folders, lock, and whatever a hold that died left behind. Raises HostUnfit, Busy."""
+    """Folders, lock, and whatever a hold that died left behind. Raises HostUnfit, Busy, Stuck."""
     hold.prepare_folders(paths)
     lock = hold.take_lock(paths)
     keep_in_children(lock)
@@ -37,6 +37,12 @@ def begin(paths: Paths, progress: Progress) -> int:
         progress(
             f"an earlier hold died; thawed: {', '.join(left['thawed']) or 'nothing'}; "
             f"released: {', '.join(left['released']) or 'nothing'}"
+        )
+    if left is not None and left["left"]:
+        # A new hold would take what it finds for how it was before, and put that back.
+        raise Stuck(
+            f"{', '.join(left['left'])}: still as an earlier hold left it, and could not be undone",
+            "app report says why; once that is mended: app recover. To give it up: app recover --forget",
         )
     return lock
 
@@ -228,6 +234,9 @@ def _held(
 def conclude(plan: Plan, paths: Paths, held: hold.Hold) -> report.Report:
     """The report of a hold that is over: the one already written by whoever survived, or a new one."""
     events = journal.read(paths.journal)
+    if held.over and not journal.ended(events):
+        recovery.recover(paths)  # nobody survived who could
+        events = journal.read(paths.journal)
     written = [e["number"] for e in events if e["event"] == "reported"]
     aftermath = Aftermath(plan, held.notes, paths)
     if written:

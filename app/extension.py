@@ -17,6 +17,7 @@ from app.host.mounts import Mount
 from app.journal import Journal
 from app.paths import Paths
 from app.plan import Plan
+from app.report import Report
 
 MARGIN = 5.0
 """Seconds before the extension's timeout by which a failed pre-script must have released all."""
@@ -143,19 +144,19 @@ def post(directory: str, paths: Paths, progress: Callable[[str], None]) -> int:
     # A hold of a pre-script's with no holder to answer is being undone by its watchdog: see the end of it.
     joined = any(e["event"] == "joined" for e in events)
     dying = begin.get("kind") == "pre" and not journal.ended(events)
-    lock = _wait_for_lock(paths, hold.WATCHDOG_SECONDS if dying or joined else 0.0)
+    lock = _wait_for_lock(paths, _patience(paths) if dying or joined else 0.0)
     if lock is None and dying:
         progress("the hold was lost, and is still being undone")
         return int(Exit.STUCK)
     if lock is None and joined:
-        progress("still held by 'app run', without a break so far; its own report tells the end")
-        return int(Exit.DIFFERS if any(e["event"] == "broken" for e in journal.read(paths.journal)) else 0)
+        progress("still held by 'app run', so nothing is proven yet; its own report tells the end")
+        return int(Exit.DIFFERS)
     if lock is None:
         progress("a hold that is not this backup's is running")
         return int(Exit.DONE)
     events = journal.read(paths.journal)
-    if not journal.ended(events):
-        # Before anything that may refuse: what a dead holder left comes first.
+    if not journal.ended(events) or journal.quiesced_applications(events):
+        # Before anything that may refuse: what a dead holder left, or could not undo, comes first.
         recovery.recover(paths)
         events = journal.read(paths.journal)
     os.close(lock)
@@ -169,10 +170,26 @@ def post(directory: str, paths: Paths, progress: Callable[[str], None]) -> int:
     found = Aftermath(plan, Journal(paths.journal), paths).report()
     detached = joined or any(e["event"] == "detached" for e in events)
     status = post_status(found) if detached or found["stuck"] else int(Exit.DONE)
+    if joined and not status and not _served(found, events):
+        progress("the hold of 'app run' that this backup had joined was over before its snapshot")
+        status = int(Exit.DIFFERS)
     if detached:
         Journal(paths.journal).note("collected")
     progress(f"{found['achieved']}: {'; '.join(found['because']) or 'held without a break'}")
     return status
+
+
+def _patience(paths: Paths) -> float:
+    """Seconds that a hold in progress may take to be released, proven or undone."""
+    plan = recovery.last_plan(paths)
+    return max(hold.WATCHDOG_SECONDS, rollback_seconds(plan) if plan else 0.0)
+
+
+def _served(found: Report, events: Sequence[journal.Event]) -> bool:
+    """Whether an ``app run`` held for the backup that had joined it: the extension came, and went, since."""
+    joined = max(float(e["t"]) for e in events if e["event"] == "joined")
+    ended = max((float(e["t"]) for e in events if e["event"] == "snapshot_end"), default=0.0)
+    return found["snapshot"]["state"] == "taken" and joined < ended
 
 
 def _wait_for_lock(paths: Paths, seconds: float) -> int | None:

@@ -45,6 +45,7 @@ class Filesystems:
         self.targets = list(targets)
         self.sync_only = sync_only
         self.deadline = float("inf")
+        """When a freeze in progress must end, CLOCK_MONOTONIC seconds."""
         self.grace = GracePeriods()
         self._journal = journal
         self._tell = tell
@@ -83,10 +84,10 @@ class Filesystems:
         if self._presync(SYNC_SECONDS, rounds=1).complete:
             self._journal.note("synced")
 
-    def freeze(self, announce: Callable[[float], None]) -> dict[str, Any]:
+    def freeze(self, announce: Callable[[], None]) -> dict[str, Any]:
         """Write back and freeze; facts of the answer.
 
-        ``announce(deadline)`` is called before the first FIFREEZE: CLOCK_MONOTONIC seconds of the thaw.
+        ``announce()`` is called before the first FIFREEZE, with the thaw's ``deadline`` set.
         """
         deadline = time.monotonic() + self._timeout
         # A steady writer gets no further rounds here: applications stand still for each.
@@ -95,7 +96,7 @@ class Filesystems:
             reason = f"{', '.join(written.hung)}: the writeback (syncfs) did not end in the time allowed"
             return {"frozen": False, "reason": f"{reason}; nothing was frozen", "busy": False}
         self.deadline = deadline
-        announce(deadline)
+        announce()
         try:
             self._freezer.prepare()
             with self.grace.expedited(self._expedited):
@@ -107,13 +108,17 @@ class Filesystems:
 
     def thaw(self) -> dict[str, Any]:
         """Thaw what was frozen; ``stuck``: mount points that still are, or hang in FIFREEZE."""
-        stuck = self._freezer.thaw(time.monotonic() + THAW_SECONDS)
+        self._freezer.thaw(time.monotonic() + THAW_SECONDS)
         self.deadline = float("inf")
-        return {"stuck": stuck + self._freezer.hanging()}
+        return {"stuck": self._freezer.unthawed()}
 
-    def hanging(self) -> list[str]:
-        """Mount points whose FIFREEZE has still not come back."""
-        return self._freezer.hanging()
+    def unthawed(self) -> list[str]:
+        """Mount points that are frozen, or may be any moment: their FIFREEZE has not come back."""
+        return self._freezer.unthawed()
+
+    def thaw_again(self, seconds: float) -> None:
+        """Try once more; what hangs in FIFREEZE is undone by its own thread."""
+        self._freezer.thaw(time.monotonic() + seconds, patience=0.0)
 
     def _presync(self, seconds: float, rounds: int, most_stale: int = 1) -> Writeback:
         if self._flusher is None:
@@ -128,5 +133,5 @@ class Filesystems:
         if event in ("freezing", "thawed", "not_frozen"):
             number = next(i for i, t in enumerate(self.targets) if t.mount.path == facts["mount"])
             # One that we did not freeze may be frozen by somebody else: the watchdog leaves it alone.
-            self._tell(f"{'freezing' if event == 'freezing' else 'thawed'} {number}", event == "freezing")
+            self._tell(f"{'freezing' if event == 'freezing' else 'thawed'} {number}", event != "thawed")
         self._journal.note(event, **facts)

@@ -139,8 +139,8 @@ class Freezer:
     """Freezes targets group by group and thaws them, each in a thread that may block in the kernel.
 
     The caller is never blocked past its deadline. A FIFREEZE that comes back after we gave up is
-    undone by its own thread at once. Of those that work at once the last notes what all have done:
-    notes take longer than the calls, and writers stand still.
+    undone by its own thread at once. Of those that work at once the last notes what all have done, unless
+    one fails: notes take longer than the calls, and writers stand still.
     """
 
     def __init__(self, targets: Sequence[Target], note: Note) -> None:
@@ -216,7 +216,8 @@ class Freezer:
             target.state = state
             self._unnoted.append((event, {"mount": target.mount.path, "t": time.monotonic(), **facts}))
             batch.running -= 1
-            if not batch.running or not batch.awaited:
+            # Who survives us must know at once that one which failed is not ours to thaw.
+            if state == "failed" or not batch.running or not batch.awaited:
                 self._note_all()
             return self._given_up
 
@@ -246,9 +247,9 @@ class Freezer:
             )
         return [t.mount.path for t in self.targets if t.state == "frozen"]
 
-    def hanging(self) -> list[str]:
-        """Mount points whose FIFREEZE has still not come back."""
-        return [t.mount.path for t in self.targets if t.state == "freezing"]
+    def unthawed(self) -> list[str]:
+        """Mount points that are frozen, or may be any moment."""
+        return [t.mount.path for t in self.targets if t.state in ("freezing", "frozen")]
 
     def held(self) -> bool:
         """Whether all targets are frozen."""

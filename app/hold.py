@@ -17,6 +17,7 @@ from app import __version__, answers, control, history, mechanisms
 from app.errors import Busy, HostUnfit
 from app.freeze import Target
 from app.holder import Holder
+from app.host import trust
 from app.host.fork import Child, fork_child, keep_in_children, reap, receive
 from app.host.mounts import Mount, open_mount
 from app.host.precedence import give_precedence_back, take_precedence
@@ -25,6 +26,8 @@ from app.manifest import Manifest
 from app.paths import Paths
 from app.plan import Application, Plan
 from app.recipe import all_steps
+
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 WATCHDOG_SECONDS = 8.0
 """How long the client waits for every process of the hold to end."""
@@ -35,10 +38,19 @@ def prepare_folders(paths: Paths) -> None:
     for folder in (paths.run, paths.lib, paths.log):
         try:
             os.makedirs(folder, mode=0o700, exist_ok=True)
-            status = os.lstat(folder)
-            if status.st_uid != os.geteuid() or status.st_mode & 0o022:
-                raise HostUnfit(f"{folder}: must be owned by whoever runs app and writable by nobody else")
-            os.chmod(folder, 0o700)
+            # As root with every folder above it: what is written there will be believed after a crash. Not so
+            # what is logged, and Ubuntu's /var/log is its group's, too.
+            believed = os.geteuid() == 0 and folder != paths.log
+            opened = trust.open_folder(folder) if believed else os.open(folder, _FOLDER)
+            try:
+                status = os.fstat(opened)
+                if status.st_uid != os.geteuid() or status.st_mode & 0o022:
+                    raise HostUnfit(
+                        f"{folder}: must be owned by whoever runs app and writable by nobody else"
+                    )
+                os.fchmod(opened, 0o700)
+            finally:
+                os.close(opened)
         except OSError as error:
             raise HostUnfit(
                 f"{folder}: {error.strerror}",
@@ -71,6 +83,8 @@ class Hold:
         self._holder = holder
         self._alive = alive
         self._died = False
+        self.over = False
+        """Whether every process of it has ended."""
         self.notes = notes
         self.broken = ""
 
@@ -156,7 +170,7 @@ class Hold:
         # Written to by nobody, and hung up once the last process of the hold has ended.
         poll = select.poll()
         poll.register(self._alive, select.POLLIN)
-        poll.poll(WATCHDOG_SECONDS * 1000)
+        self.over = bool(poll.poll(WATCHDOG_SECONDS * 1000))
         os.close(self._alive)
         reap(self._holder.pid, 0.1)
         give_precedence_back()
@@ -175,13 +189,14 @@ def start(
     """Fork a holder for ``plan``; nothing is quiesced yet. The caller holds the lock (take_lock).
 
     ``kind``: "pre" (the post-script will end it) or "run". ``sync_only``: the targets are written
-    back, not frozen. ``facts`` go into the journal's first event. Raises HostUnfit.
+    back, not frozen. ``facts`` go into the journal's first event. Raises HostUnfit, with nothing begun.
     """
     for application in plan.applications:
         for name in _mechanisms(application):
             mechanisms.load(name)  # nothing is imported during the hold
     # Whoever orders the thaw must not wait for a processor either, nor die slowly if it is killed.
     take_precedence(spared=False)
+    manifest = Manifest(plan, paths)
     notes = Journal(paths.journal, fresh=True)
     notes.note(
         "begin",
@@ -195,8 +210,16 @@ def start(
         provider=plan.snapshot.provider,
         **facts,
     )
-    manifest = Manifest(plan, paths)
-    _remember(plan, paths)
+    try:
+        _remember(plan, paths)
+    except OSError as error:
+        # Nothing was begun, so nobody is to look for what is left of it.
+        os.ftruncate(notes.descriptor, 0)
+        with contextlib.suppress(OSError):
+            os.unlink(paths.outstanding)
+        raise HostUnfit(
+            f"{error.filename or paths.lib}: {error.strerror}: what is held could not be written down"
+        ) from error
     control.remove(paths)
 
     alive, kept = os.pipe2(os.O_CLOEXEC)

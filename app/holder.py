@@ -68,7 +68,9 @@ class Holder:
             targets, journal, self._tell_watchdog, timeout=plan.freeze.timeout, sync_only=sync_only
         )
         self._give_up_at = give_up_at
-        self._keepers = Keepers(plan, journal, paths, self._tell_watchdog, self._break)
+        self._keepers = Keepers(
+            plan, journal, paths, self._tell_watchdog, self._break, self._tell_deadline, self._may_recover
+        )
         self._phase = "idle"  # idle, quiescing, held, releasing, done
         self._request = ""  # what the client waits for
         self._broken = ""
@@ -247,6 +249,16 @@ class Holder:
         with contextlib.suppress(OSError):
             self._watchdog.channel.send(message.encode(), 0 if surely else socket.MSG_DONTWAIT)
 
+    def _tell_deadline(self) -> None:
+        """When the hold must have ended, as it stands now; a release has a deadline of its own."""
+        if self._phase not in ("releasing", "done"):
+            deadline = min(self._keepers.deadline(), self._filesystems.deadline)
+            self._tell_watchdog(f"deadline {deadline + GRACE}")
+
+    def _may_recover(self) -> bool:
+        """Whether an application may be undone: what it needs for that may be on what is frozen."""
+        return (self._phase == "releasing" and not self._thawing) or not self._filesystems.unthawed()
+
     def _reply(self, **facts: Any) -> None:
         self._request = ""
         if self._client is not None:
@@ -303,10 +315,7 @@ class Holder:
         return {}
 
     def _freeze(self) -> dict[str, Any]:
-        def announce(deadline: float) -> None:
-            self._tell_watchdog(f"deadline {min(self._keepers.deadline(), deadline) + GRACE}")
-
-        return self._filesystems.freeze(announce)
+        return self._filesystems.freeze(self._tell_deadline)
 
     # -- release ------------------------------------------------------------------------------
 
@@ -337,7 +346,7 @@ class Holder:
         if self._rollback and self._kind == "run" and not self._broken and self._client is not None:
             # The policy may want a snapshot of the filesystems all the same: the client decides.
             self._phase, self._rollback = "held", False
-            self._tell_watchdog("deadline inf")  # no application is held any more
+            self._tell_deadline()  # no application is held any more
             self._reply(held=False)
         else:
             self._phase = "done"
@@ -352,23 +361,29 @@ class Holder:
             self._control.close()
         self._keepers.close()
         self._filesystems.close()
-        hanging = self._filesystems.hanging()
-        if not hanging:
+        write = conclusion.write if self._detached or self._client is None else lambda: None
+        if unthawed := self._filesystems.unthawed():
+            # In a thread: the report's disk may be the very one whose freeze comes back late.
+            writing = threading.Thread(target=write)
+            writing.start()
+            self._reply(held=False, released=True, stuck=unthawed)
+            self._outlast_freeze()
+            self._tell_watchdog("end")
+            writing.join()
+        else:
             # Before the report: its disk may be frozen by somebody else, and nothing of ours is left.
             self._tell_watchdog("end")
-        if self._detached or self._client is None:
-            conclusion.write()
-        self._reply(held=False, released=True, stuck=hanging)
-        if hanging:
-            self._outlast_hanging_freeze()
-            self._tell_watchdog("end")
+            write()
+            self._reply(held=False, released=True, stuck=[])
         conclusion.clear()
+        self._keepers.end()
         if not reap(self._watchdog.pid, 0.5):
             self._watchdog.end()  # stopped: it would keep the lock
 
-    def _outlast_hanging_freeze(self) -> None:
-        """A FIFREEZE that hangs is undone by its thread as soon as it comes back: stay until then."""
-        while self._filesystems.hanging():
+    def _outlast_freeze(self) -> None:
+        """Stay until all is thawed: a freeze that hangs is undone by its own thread once it comes back."""
+        while self._filesystems.unthawed():
             self._tell_watchdog(f"deadline {time.monotonic() + 60}")
             self._tell_watchdog("beat")
-            time.sleep(TICK)
+            self._filesystems.thaw_again(TICK / 2)
+            time.sleep(TICK / 2)

@@ -79,7 +79,7 @@ def quiesced_applications(events: Iterable[Event]) -> list[str]:
         if event["event"] == "quiescing":
             names.pop(event["app"], None)
             names[event["app"]] = None
-        elif event["event"] in ("released", "undone"):
+        elif event["event"] in ("released", "undone", "forgotten"):
             names.pop(event["app"], None)
     return list(reversed(names))
 

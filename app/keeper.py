@@ -93,9 +93,9 @@ class Keeper:
                 reason = getattr(lost[0], "complaint", lambda: "the connection was lost")()
                 self._held = False
                 self._note("lost", reason=reason)
+                # What outlives it is undone when the holder says so: meanwhile something may be frozen.
+                self._recipe.kill()
                 self._say("lost", reason=reason)
-                self._undo(time.monotonic() + self._application.timing.release)
-                self._say("done", order="undo", ok=not self._touched, reason=reason)
                 continue
             data = receive(self._channel, 1 << 16)
             if not data:
@@ -125,7 +125,9 @@ class Keeper:
         if not ok and order in ("connect", "quiesce"):
             self._note("attempt_failed", reason=reason, attempt=message.get("attempt", 1))
             self._undo(time.monotonic() + self._application.timing.release)
-        self._say("done", order=order, ok=ok, reason=reason, seconds=time.monotonic() - begun, **facts)
+        took = time.monotonic() - begun
+        left = self._touched and not ok and order != "verify"  # all others undo what they cannot do
+        self._say("done", order=order, ok=ok, reason=reason, seconds=took, left=left, **facts)
 
     def _connect(self, deadline: float, message: dict[str, Any]) -> dict[str, Any]:
         self._recipe.connect(all_steps(self._application), deadline)
@@ -156,6 +158,11 @@ class Keeper:
         return found[0]
 
     def _quiesce(self, deadline: float, message: dict[str, Any]) -> None:
+        if self._touched:
+            # Whatever it would find now it would take for how the application was before.
+            self._undo(deadline)
+            if self._touched:
+                raise StepFailed("what an earlier attempt did could not be undone")
         if self._variant is None or (all_steps(self._application) and not self._recipe.connections):
             self._connect(deadline, message)
         assert self._variant is not None
@@ -234,6 +241,8 @@ class Keeper:
         if touched and not undo(self._application, self._journal, deadline, saved, self._vault):
             self._touched = True
         self._recipe = self._new_recipe()
+        if self._touched:
+            self._recipe.saved.update(saved)  # for whoever tries again
         self._variant = None
 
     def _alone(self) -> None:

@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from app import answers
-from app.host.fork import Child, fork_child, receive
+from app.host.fork import Child, fork_child, reap, receive
 from app.host.life import Started
 from app.journal import Journal, read, saved_answers
-from app.keeper import Keeper
+from app.keeper import ALONE, Keeper
 from app.paths import Paths
 from app.plan import Application, Plan
 
@@ -31,8 +31,14 @@ SILENT_BEATS = 10
 """Beats without a sign of life after which a keeper, or the watchdog, counts as hanging. Counted in turns
 of the holder's loop, so that a pause of the whole machine blames nobody."""
 
-_BUSY = ("connecting", "quiescing", "verifying", "releasing", "recovering")
-_TOUCHED = ("quiescing", "held", "verifying", "verified", "unverified", "releasing")
+TO_END = 0.5
+"""Seconds that a keeper may take to end."""
+
+RECOVERIES = 2
+"""Attempts to undo an application that was lost, by its keeper or, where that is lost too, by a new one."""
+
+_BUSY = ("connecting", "quiescing", "verifying", "releasing", "lost", "recovering")
+_TOUCHED = ("quiescing", "held", "verifying", "verified", "unverified", "releasing", "lost", "recovering")
 _SETTLED = ("held", "failed", "left")
 _KEPT = ("held", "verified", "unverified")
 
@@ -41,7 +47,8 @@ _KEPT = ("held", "verified", "unverified")
 class _Kept:
     """One application and its keeper.
 
-    ``due``: when the order in hand must be answered. ``silent``: beats since its last sign of life.
+    ``due``: when the order in hand must be answered. ``silent``: beats since its last sign of life. ``left``:
+    what was done to it could not be undone. ``recoveries``: how often undoing it was ordered.
     """
 
     application: Application
@@ -53,6 +60,8 @@ class _Kept:
     reason: str = ""
     held_since: float = float("inf")
     silent: int = 0
+    left: bool = False
+    recoveries: int = 0
     started: Started = field(default_factory=Started)
 
     @property
@@ -64,7 +73,8 @@ class Keepers:
     """The keepers of one plan.
 
     ``tell_watchdog(message)`` passes on what the watchdog must know; ``lost(reason)`` is called when
-    a required application that was connected or held is lost.
+    a required application that was connected or held is lost, ``moved()`` when ``deadline`` may have become
+    another. ``may_recover()``: whether nothing is frozen that undoing an application might wait for.
     """
 
     def __init__(
@@ -74,11 +84,15 @@ class Keepers:
         paths: Paths,
         tell_watchdog: Callable[[str], None],
         lost: Callable[[str], None],
+        moved: Callable[[], None],
+        may_recover: Callable[[], bool],
     ) -> None:
         self._journal = journal
         self._paths = paths
         self._tell_watchdog = tell_watchdog
         self._lost = lost
+        self._moved = moved
+        self._may_recover = may_recover
         self._all = [_Kept(a) for a in plan.applications]
         self._releasing = False
 
@@ -112,11 +126,11 @@ class Keepers:
             self._journal.note("process", role="client", app=kept.name, pid=message["pid"])
             self._tell_watchdog(f"pid {message['pid']}")
         elif message["event"] == "lost":
-            # Its keeper undoes what outlives the connection, and says when that is done.
-            kept.state, kept.held_since = "recovering", float("inf")
-            kept.due = time.monotonic() + kept.application.timing.release + GRACE
+            # Its keeper waits for the order to undo what outlives the connection.
+            kept.state, kept.due = "lost", float("inf")
             self._lost_one(kept, message["reason"])
         elif message["event"] == "done":
+            kept.left = bool(message.get("left"))
             if message.get("left_alone"):
                 kept.state, kept.due, kept.reason = "left", float("inf"), message["reason"]
             else:
@@ -139,6 +153,8 @@ class Keepers:
                 self._lose(kept, "its keeper does not move any more")
             elif kept.state in _BUSY and now > kept.due:
                 self._lose(kept, "its keeper did not answer in time")
+            elif kept.state == "lost" and self._may_recover():
+                self._recover(kept)
 
     # -- quiesce ------------------------------------------------------------------------------
 
@@ -185,7 +201,7 @@ class Keepers:
                     kept.child.channel.send(b'{"do": "abandon"}')
             elif kept.state in ("new", "connected", "waiting"):
                 kept.state = "failed"
-        return 2 * sum(k.application.timing.release + GRACE for k in self._all)
+        return (2 + RECOVERIES) * sum(k.application.timing.release + GRACE for k in self._all)
 
     def verify(self, *, broken: bool) -> None:
         """Ask every session for its proof, unless the hold is known to be broken."""
@@ -203,6 +219,8 @@ class Keepers:
         if any(k.state in ("held", "verifying", "connecting", "quiescing") for k in self._all):
             return False
         for kept in self._all:
+            if kept.left and kept.state not in _BUSY and kept.recoveries < RECOVERIES:
+                self._recover(kept)
             later = [k for k in self._all if kept.name in k.application.after]
             ready = not any(k.state in (*_KEPT, *_BUSY) for k in later)
             if kept.state in ("verified", "unverified") and ready:
@@ -214,6 +232,16 @@ class Keepers:
         for kept in self._all:
             if kept.child is not None:
                 kept.child.channel.close()
+
+    def end(self) -> None:
+        """See that they have: one that was stopped would keep the lock."""
+        begun = time.monotonic()
+        for kept in self._all:
+            # What is still to be undone it tries once more by itself.
+            give_up = begun + (ALONE + GRACE if kept.left else TO_END)
+            if kept.child is not None and not reap(kept.child.pid, max(0.0, give_up - time.monotonic())):
+                kept.child.end()
+                kept.started.end()
 
     # -- inside -------------------------------------------------------------------------------
 
@@ -251,11 +279,12 @@ class Keepers:
             self._tried(kept, "held", order, ok, reason)
             if ok:
                 kept.held_since = time.monotonic()
-                self._tell_watchdog(f"deadline {self.deadline() + GRACE}")
+                self._moved()
         elif order == "verify":
             kept.state = "verified" if ok else "unverified"
         else:
             kept.state = "released" if ok and order == "release" else "failed"
+            self._is_held_no_more(kept)
 
     def _tried(self, kept: _Kept, state: str, order: str, ok: bool, reason: str) -> None:
         if ok:
@@ -276,20 +305,32 @@ class Keepers:
         was = kept.state
         kept.child.end()
         kept.started.end()
-        kept.child, kept.due, kept.held_since = None, float("inf"), float("inf")
+        to_undo = was in _TOUCHED or kept.left
+        kept.child, kept.due, kept.left = None, float("inf"), False
         self._journal.note("lost", app=kept.name, reason=reason)
         kept.state = "failed"
-        if was in _TOUCHED:
-            if kept.application.recover:
-                self._spawn(kept)
-                saved = saved_answers(read(self._paths.journal), kept.name)
-                self._order(kept, "recover", "recovering", kept.application.timing.release, saved=saved)
-            else:
+        if to_undo:
+            if not kept.application.recover:
                 self._journal.note("undone", app=kept.name)
+            elif kept.recoveries < RECOVERIES:
+                self._spawn(kept)
+                kept.state = "lost"
         self._lost_one(kept, reason)
+
+    def _recover(self, kept: _Kept) -> None:
+        """Have its keeper undo it, by the answers of whoever quiesced it."""
+        kept.recoveries += 1
+        saved = saved_answers(read(self._paths.journal), kept.name)
+        self._order(kept, "recover", "recovering", kept.application.timing.release, saved=saved)
 
     def _lost_one(self, kept: _Kept, reason: str) -> None:
         """A required application breaks the hold; without an optional one it goes on."""
         kept.reason = reason
+        self._is_held_no_more(kept)
         if kept.application.required:
             self._lost(f"{kept.name}: {reason}")
+
+    def _is_held_no_more(self, kept: _Kept) -> None:
+        if kept.held_since != float("inf"):
+            kept.held_since = float("inf")
+            self._moved()

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Sequence
 from typing import Any
 
-from app import control, history, journal
+from app import answers, control, history, journal
 from app.aftermath import Aftermath
 from app.freeze import thaw_descriptor
 from app.host import trust
-from app.host.grace import GracePeriods
+from app.host.grace import restore as restore_grace
 from app.journal import Journal
 from app.paths import Paths
 from app.plan import Plan
@@ -38,10 +39,11 @@ def recover(paths: Paths) -> dict[str, Any] | None:
                 notes.note("quiescing", app=application.name, attempt=0)
     thawed, stuck = thaw_journal(paths, notes)
     if not over and [e["on"] for e in events if e["event"] == "expedited"][-1:] == [True]:
-        GracePeriods().restore()
+        restore_grace()
     before = journal.quiesced_applications(journal.read(paths.journal))
     plan = remembered or last_plan(paths)
-    if plan is None:
+    if plan is None or not (over or before or _is_of(plan, events)):
+        # Nothing was written down yet, and nothing had been done.
         notes.note("broken", reason=REASON)
         notes.note("end")
         control.remove(paths)
@@ -49,6 +51,24 @@ def recover(paths: Paths) -> dict[str, Any] | None:
     Aftermath(plan, notes, paths).conclude(REASON)
     after = journal.quiesced_applications(journal.read(paths.journal))
     return {"thawed": thawed, "released": [n for n in before if n not in after], "left": after + stuck}
+
+
+def forget(paths: Paths) -> list[str]:
+    """Give up what cannot be undone, as the operator says; the applications. The caller has the lock."""
+    notes = Journal(paths.journal)
+    names = journal.quiesced_applications(journal.read(paths.journal))
+    for name in names:
+        notes.note("forgotten", app=name)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(paths.outstanding)
+    answers.forget(paths)
+    return names
+
+
+def _is_of(plan: Plan, events: Sequence[journal.Event]) -> bool:
+    """Whether the journal is of a hold of this plan, not of one that died before it had put down its own."""
+    begin = next((e for e in reversed(events) if e["event"] == "begin"), None)
+    return begin is not None and begin.get("plan") == plan.digest()
 
 
 def _report_late(paths: Paths, events: Sequence[journal.Event]) -> None:
@@ -83,6 +103,11 @@ def thaw_journal(paths: Paths, notes: Journal) -> tuple[list[str], list[str]]:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except FileNotFoundError:
             notes.note("not_frozen", mount=path, by="recover", reason="no longer mounted")
+            continue
+        except OSError as error:
+            # One whose disk is gone must not keep the others frozen.
+            notes.note("thaw_failed", mount=path, reason=error.strerror)
+            stuck.append(path)
             continue
         try:
             state = thaw_descriptor(descriptor)

@@ -117,6 +117,9 @@ def _filesystems(events: Sequence[Event], window: tuple[float | None, float | No
             entry["frozen_at"] = event["t"]
         elif name in ("thawed", "not_frozen"):
             entry["thawed_at"] = event["t"] if entry["thawed_at"] is None else entry["thawed_at"]
+            if event.get("found") == "not frozen":
+                # Nobody knows since when: it may have been written to all the time.
+                entry.update(reason="somebody else had thawed it", lost=True)
             if event.get("reason"):
                 entry["reason"] = event["reason"]
             if event.get("by"):
@@ -133,7 +136,8 @@ def _filesystems(events: Sequence[Event], window: tuple[float | None, float | No
         entry["held_seconds"] = round(thawed - asked, 6) if thawed is not None and asked is not None else None
         entry["stuck"] = asked is not None and thawed is None
         entry["covers_snapshot"] = (
-            frozen is not None
+            not entry.pop("lost", False)
+            and frozen is not None
             and thawed is not None
             and began is not None
             and ended is not None
@@ -244,6 +248,11 @@ def _level(
         base = Level.FILESYSTEM if plan.freeze.enabled else Level.CRASH
     elif filesystems and all(f["covers_snapshot"] for f in filesystems):
         base = max(base, Level.FILESYSTEM)
+    because += [
+        f"{f['mount']}: {f['reason']}"
+        for f in filesystems
+        if f["frozen"] and f.get("reason") and not f["covers_snapshot"]
+    ]
     unfrozen = [str(e["reason"]) for e in events if e["event"] == "no_freeze"]
     if base < Level.FILESYSTEM and unfrozen:
         because += [f"filesystems were not frozen: {reason}" for reason in unfrozen]
@@ -340,6 +349,7 @@ _SHOWN = {
     "release_failed": "{app}: release failed: {reason}",
     "undone": "{app}: undone",
     "undo_failed": "{app}: undo FAILED: {reason}",
+    "forgotten": "{app}: given up by the operator",
     "broken": "hold BROKEN: {reason}",
     "watchdog": "watchdog: {reason}",
     "end": "end",

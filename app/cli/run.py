@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 
 import click
@@ -27,7 +28,8 @@ def command(policies: tuple[str, ...], quiet: bool, as_json: bool) -> None:
 
     def progress(text: str) -> None:
         if not quiet:
-            tell(text)
+            with contextlib.suppress(OSError):  # nobody reads it: the hold matters more
+                tell(text)
 
     compiled = compiler.compile_paths(policies, read=read_trusted)
     report = cycle.run(compiled.plan, paths(), progress)

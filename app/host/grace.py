@@ -61,3 +61,13 @@ class GracePeriods:
         for descriptor in self.descriptors:
             with contextlib.suppress(OSError):
                 os.pwrite(descriptor, value, 0)
+
+
+def restore(place: str = PLACE) -> None:
+    """Ordinary ones again, for a hold of ours that had them expedited and died. Never raises."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(place, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.pwrite(descriptor, b"0", 0)
+        finally:
+            os.close(descriptor)

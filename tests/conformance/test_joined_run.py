@@ -34,12 +34,13 @@ def safe_freeze_lock(azure: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def run_beside(stage: Stage) -> Iterator[subprocess.Popen[str]]:
+def run_beside(stage: Stage, wait: float = 20) -> Iterator[subprocess.Popen[str]]:
     """An ``app run`` that holds and waits for the extension."""
     stage.compile()
     policy = stage.folder / "policy.toml"
     policy.write_text(
-        policy.read_text() + f'\n[snapshot]\nprovider = "azure-backup"\nconfig = "{stage.azure}"\nwait = 20\n'
+        policy.read_text()
+        + f'\n[snapshot]\nprovider = "azure-backup"\nconfig = "{stage.azure}"\nwait = {wait}\n'
     )
     argv = [*stage.app_command, "run", "--json", "--quiet", str(policy)]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as running:
@@ -87,3 +88,36 @@ def test_a_hold_that_breaks_fails_the_backup_that_joined_it(stage: Stage) -> Non
     assert running.returncode != 0
     assert report["achieved"] != "application"
     assert not stage.is_held()
+
+
+def test_a_backup_that_comes_when_the_hold_is_over_is_not_vouched_for(stage: Stage) -> None:
+    """It joins just before ``app run`` gives up waiting for the extension."""
+    with run_beside(stage) as running:
+
+        @contextlib.contextmanager
+        def freeze(seconds: float) -> Iterator[None]:
+            os.kill(running.pid, signal.SIGINT)
+            running.wait(10)
+            with safe_freeze_lock(stage.azure):
+                yield
+
+        result = stage.backup(freeze=freeze)
+    assert result.error == "Post-ScriptExecutionFailed"
+    assert not stage.is_held()
+
+
+def test_a_backup_whose_turn_came_after_the_waiting_is_not_vouched_for(stage: Stage) -> None:
+    with run_beside(stage, wait=4) as running:
+
+        @contextlib.contextmanager
+        def freeze(seconds: float) -> Iterator[None]:
+            report = report_of(running)
+            assert (report["achieved"], report["because"]) == (
+                "none",
+                ["no snapshot: the Azure Backup extension did not come while the applications were held"],
+            )
+            with safe_freeze_lock(stage.azure):
+                yield
+
+        result = stage.backup(freeze=freeze)
+    assert result.error == "Post-ScriptExecutionFailed"

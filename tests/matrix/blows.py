@@ -68,11 +68,15 @@ class Instant:
 
 @dataclass(frozen=True, slots=True)
 class Struck:
-    """When the (last deadly) signal was sent, CLOCK_MONOTONIC seconds; ``hit``: False if too late."""
+    """When the (last deadly) signal was sent, CLOCK_MONOTONIC seconds.
+
+    ``hit``: False if too late. ``killed``: whether SIGKILL found it, too.
+    """
 
     hit: bool
     moment: float
     pid: int = 0
+    killed: bool = False
 
 
 class Follower:
@@ -186,13 +190,15 @@ def strike(lane: Lane, blow: Blow, running: Running) -> Struck:
     moment = time.monotonic()
     if not send(pid, first):
         return Struck(False, moment)
+    killed = blow.signal == KILL
     if blow.signal in (PAUSE, STOP_KILL):
         time.sleep(blow.later)
         second = signal.SIGCONT if blow.signal == PAUSE else signal.SIGKILL
         if is_alive(pid):
-            moment = time.monotonic() if blow.signal == STOP_KILL else moment
+            killed = blow.signal == STOP_KILL
+            moment = time.monotonic() if killed else moment
             send(pid, second)
-    return Struck(True, moment, pid)
+    return Struck(True, moment, pid, killed)
 
 
 def send(pid: int, number: signal.Signals) -> bool:

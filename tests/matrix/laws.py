@@ -66,9 +66,11 @@ def suffer(lane: Lane, form: Form, blow: Blow) -> Outcome:
     if blow.role == "app" and blow.signal == STOP and struck.hit:
         # The client cannot go on: what it asked for must be undone all the same.
         _until(lambda: any(e["event"] == "end" for e in lane.where.events()), struck.moment + LIMIT + 0.5)
-        undone = [e["event"] for e in lane.where.events()]
+        events = lane.where.events()
+        undone = [e["event"] for e in events]
         send(struck.pid, signal.SIGCONT)
-        if "end" not in undone and "detached" not in undone:
+        # Stopped before it had forked a holder, it holds nothing.
+        if _guarded(events) and "end" not in undone and "detached" not in undone:
             wrong.append("the hold outlived its stopped client")
     if not running.wait(LONGEST):
         wrong.append(f"hangs after {LONGEST} s")
@@ -183,7 +185,7 @@ def _check_claims(
             wrong.append(f"{application}: {len(commits)} commits during a snapshot called application")
     verified = [float(e["t"]) for e in events if e["event"] == "verified"]
     # Neither holds anything itself, and a hold may end before it is missed that they were stopped.
-    noticed = outcome.blow.role not in ("watchdog", "app") or outcome.blow.signal != STOP
+    noticed = outcome.blow.role not in ("watchdog", "app") or struck.killed
     if noticed and _fatal(outcome.blow, struck) and (not verified or struck.moment < max(verified)):
         wrong.append("application is claimed, but the hold had lost one of its processes before its proof")
 

@@ -59,7 +59,7 @@ def soon(seconds: float = 5.0) -> float:
 def come_back(freezer: Freezer, kernel: Kernel) -> None:
     """Wait until what hung has been undone: a thread that outlives its test would call the real ioctl."""
     end = soon()
-    while freezer.hanging() or kernel.frozen:
+    while freezer.unthawed() or kernel.frozen:
         assert time.monotonic() < end
         time.sleep(0.005)
 
@@ -118,7 +118,7 @@ def test_one_that_hangs_is_undone_when_it_comes_back(kernel: Kernel) -> None:
     assert time.monotonic() - begun < 2
     assert caught.value.hung == ("/",)
     assert kernel.frozen == set(), "what was frozen already is thawed at once"
-    assert freezer.hanging() == ["/"]
+    assert freezer.unthawed() == ["/"]
     assert ("freeze_hung", "/") in notes
     back.set()
     come_back(freezer, kernel)
@@ -230,7 +230,7 @@ def test_a_thaw_waits_for_a_freeze_that_is_about_to_come_back(kernel: Kernel) ->
     assert freezer.thaw(soon()) == []
     assert kernel.frozen == set()
     assert "thawed" in notes
-    assert freezer.hanging() == []
+    assert freezer.unthawed() == []
     thread.join()
 
 
@@ -248,6 +248,36 @@ def test_one_that_hangs_holds_up_one_thaw_only(kernel: Kernel) -> None:
     freezer.thaw(soon())
     freezer.thaw(soon())
     assert time.monotonic() - begun < freeze.PATIENCE / 2, "it has been waited for"
-    assert freezer.hanging() == ["/a"]
+    assert freezer.unthawed() == ["/a"]
     hanging.set()
     come_back(freezer, kernel)
+
+
+def test_one_that_is_not_ours_is_said_to_be_so_while_another_is_still_being_frozen(kernel: Kernel) -> None:
+    """Whoever survives us would thaw it."""
+    kernel.frozen.add(1)
+    slow = threading.Event()
+
+    def wait() -> None:
+        slow.wait(10)
+
+    kernel.on_freeze[2] = wait
+    notes: list[tuple[str, str]] = []
+    freezer = Freezer(
+        [target("/a", 1), target("/b", 2)], lambda event, **f: notes.append((event, f["mount"]))
+    )
+
+    def freeze_in_vain() -> None:
+        with pytest.raises(FreezeFailed, match="somebody else"):
+            freezer.freeze(soon())
+
+    thread = threading.Thread(target=freeze_in_vain)
+    thread.start()
+    end = soon()
+    while ("not_frozen", "/a") not in notes:
+        assert time.monotonic() < end
+        time.sleep(0.005)
+    assert ("frozen", "/b") not in notes
+    slow.set()
+    thread.join()
+    assert kernel.frozen == {1}

@@ -45,10 +45,20 @@ class Ground:
 
     def __init__(self, folder: Path) -> None:
         self.lost: list[str] = []
+        self.deadlines: list[float] = []
+        self.frozen = False
         plan = plans.plan(plans.application("db"), plans.application("web"))
         journal = Journal(str(folder / "journal"), fresh=True)
         where = paths({"STILLFRAME_PREFIX": str(folder)})
-        self.keepers = Keepers(plan, journal, where, lambda message: None, self.lost.append)
+        self.keepers = Keepers(
+            plan,
+            journal,
+            where,
+            lambda message: None,
+            self.lost.append,
+            lambda: self.deadlines.append(self.keepers.deadline()),
+            lambda: not self.frozen,
+        )
         self.far = {"db": Keeper(), "web": Keeper()}
         for kept in self.keepers._all:
             kept.child = Child(0, self.far[kept.name].near)
@@ -100,3 +110,53 @@ def test_quiesced_just_as_all_is_given_up(ground: Ground, broken: bool) -> None:
     ground.hear("release")
     assert ground.keepers.release()
     assert ground.lost == []
+
+
+def test_a_deadline_ends_with_its_hold(ground: Ground) -> None:
+    """Of an application that is lost, or released, it must not end the hold of the others."""
+    ground.keepers.quiesce()
+    ground.hear("quiesce")
+    assert ground.keepers.quiesce()
+    ground.far["db"].says("lost", reason="gone")
+    ground.keepers.heed(next(k for k in ground.keepers._all if k.name == "db"))
+    web = next(k for k in ground.keepers._all if k.name == "web")
+    assert ground.keepers.deadline() == ground.deadlines[-1] == web.held_since + 60
+    ground.keepers.abandon()
+    ground.keepers.verify(broken=True)
+    ground.keepers.release()
+    ground.hear("release", "web")
+    assert ground.keepers.deadline() == ground.deadlines[-1] == float("inf")
+
+
+def test_what_was_lost_is_undone_once_nothing_is_frozen(ground: Ground) -> None:
+    ground.keepers.quiesce()
+    ground.hear("quiesce")
+    ground.frozen = True
+    ground.far["db"].told()
+    ground.far["db"].says("lost", reason="gone")
+    ground.keepers.heed(next(k for k in ground.keepers._all if k.name == "db"))
+    ground.keepers.tick()
+    assert ground.far["db"].told() == []
+    ground.frozen = False
+    ground.keepers.tick()
+    ground.keepers.tick()
+    assert ground.far["db"].told() == ["recover"], "once"
+    assert ground.lost == ["db: gone"]
+
+
+def test_what_could_not_be_undone_is_tried_again_at_the_release(ground: Ground) -> None:
+    ground.keepers.quiesce()
+    ground.hear("quiesce")
+    ground.keepers.abandon()
+    ground.keepers.verify(broken=True)
+    ground.keepers.release()
+    ground.hear("release", "web")
+    ground.far["db"].told()
+    for _ in range(2):
+        ground.far["db"].says("done", order="release", ok=False, reason="no", left=True)
+        ground.keepers.heed(next(k for k in ground.keepers._all if k.name == "db"))
+        assert not ground.keepers.release()
+        assert ground.far["db"].told() == ["recover"]
+    ground.far["db"].says("done", order="recover", ok=False, reason="no", left=True)
+    ground.keepers.heed(next(k for k in ground.keepers._all if k.name == "db"))
+    assert ground.keepers.release(), "not for ever"

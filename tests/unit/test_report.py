@@ -219,3 +219,11 @@ def test_a_freeze_that_hung_is_laid_to_the_hazard_of_its_mount(mount: str, named
     report = achieved(names, hazard=facts, snapshot_refused={"reason": "/v: FIFREEZE did not return"})
     assert report["because"][0] == "no snapshot: /v: FIFREEZE did not return"
     assert any("process 7 (scanner)" in reason for reason in report["because"]) is named
+
+
+def test_thawed_by_somebody_else_meanwhile() -> None:
+    """Nobody knows since when, so the snapshot is not covered, although our own thaw came after it."""
+    report = achieved(PERFECT, thawed={"found": "not frozen"})
+    assert report["achieved"] == "crash"
+    assert report["because"] == ["/v: somebody else had thawed it"]
+    assert (report["filesystems"][0]["frozen"], report["filesystems"][0]["covers_snapshot"]) == (True, False)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from app.host.grace import GracePeriods
+from app.host.grace import GracePeriods, restore
 
 
 @pytest.fixture
@@ -51,3 +51,11 @@ def test_only_what_was_changed_is_settled(setting: Path) -> None:
 def test_without_the_right_to_it(tmp_path: Path) -> None:
     with GracePeriods(str(tmp_path / "absent")).expedited(lambda on: pytest.fail("nothing was changed")):
         pass
+
+
+def test_those_of_a_dead_hold_are_ordinary_again(tmp_path: Path) -> None:
+    place = tmp_path / "rcu_expedited"
+    place.write_text("1")
+    restore(str(place))
+    assert place.read_text() == "0"
+    restore(str(tmp_path / "missing"))
