@@ -166,7 +166,7 @@ def run(plan: Plan, paths: Paths, progress: Progress) -> report.Report:
         try:
             taken = _held(plan, held, provider, context, bool(targets) and not sync_only, progress)
             held.thaw()
-            held.release()
+            held.release("taken" if taken is not None and provider.takes_snapshot else "none")
         except BaseException as error:
             # An interrupt by the operator, or a bug of ours: nothing stays held, and the report says why.
             held.abandon("interrupted" if isinstance(error, KeyboardInterrupt) else f"our bug: {error!r}")

@@ -101,9 +101,9 @@ class Hold:
         stuck: list[str] = self._ask("thaw").get("stuck", [])
         return stuck
 
-    def release(self) -> None:
-        """Prove, release, and see the holder end."""
-        self._ask("release")
+    def release(self, outcome: str = "none") -> None:
+        """Prove, release, and see the holder end; ``outcome`` as in ``app.plan.OUTCOME``."""
+        self._ask("release", outcome=outcome)
         self._settle()
 
     def abandon(self, reason: str) -> None:
@@ -136,11 +136,11 @@ class Hold:
             self._receive()
         return bool(self.broken)
 
-    def _ask(self, order: str) -> dict[str, Any]:
+    def _ask(self, order: str, **facts: str) -> dict[str, Any]:
         if self._died:
             return {"reason": self.broken}
         try:
-            self._holder.channel.send(json.dumps({"do": order}).encode())
+            self._holder.channel.send(json.dumps({"do": order, **facts}).encode())
         except OSError:
             self._lost()
             return {"reason": self.broken}

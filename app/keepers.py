@@ -214,8 +214,11 @@ class Keepers:
                 else:
                     self._order(kept, "verify", "verifying", kept.application.timing.release)
 
-    def release(self) -> bool:
-        """Release each once all that came after it are released; True when all are, or have failed."""
+    def release(self, outcome: str) -> bool:
+        """Release each once all that came after it are released; True when all are, or have failed.
+
+        ``outcome``: what became of the snapshot (``app.plan.OUTCOME``).
+        """
         if any(k.state in ("held", "verifying", "connecting", "quiescing") for k in self._all):
             return False
         for kept in self._all:
@@ -224,7 +227,8 @@ class Keepers:
             later = [k for k in self._all if kept.name in k.application.after]
             ready = not any(k.state in (*_KEPT, *_BUSY) for k in later)
             if kept.state in ("verified", "unverified") and ready:
-                self._order(kept, "release", "releasing", kept.application.timing.release)
+                told = outcome if kept.state == "verified" else "none"
+                self._order(kept, "release", "releasing", kept.application.timing.release, outcome=told)
         return not any(k.state in (*_KEPT, *_BUSY) for k in self._all)
 
     def close(self) -> None:

@@ -38,6 +38,11 @@ class Level(enum.IntEnum):
         return self.name.lower()
 
 
+OUTCOME = "outcome"
+"""What a step of ``release`` may depend on (``when``), for a server that is told what became of the snapshot:
+"taken"; "handed off" to the extension, which tells nobody; "none": not taken, or the hold is not proven."""
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
     """One action of a recipe on one mechanism.

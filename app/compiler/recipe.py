@@ -15,7 +15,7 @@ from app.compiler.resolve import Resolver
 from app.compiler.secrets import build_secrets
 from app.compiler.steps import build_steps, saved_names, settings_apply
 from app.compiler.timing import timing_of
-from app.plan import Application, Options, Role, Step, Variant
+from app.plan import OUTCOME, Application, Options, Role, Step, Variant
 from app.policy import Policy
 from app.policy.findings import Findings
 from app.policy.locate import Key
@@ -99,6 +99,8 @@ def _variant(
     parts: dict[str, tuple[Step, ...]] = {}
     saved: frozenset[str] = frozenset()
     for key in _RECIPE:
+        if key == "release":
+            saved |= {OUTCOME}
         parts[key] = build_steps(entry.get(key, []), (*path, key), resolver, saved)
         saved |= saved_names(parts[key])
     versions = tuple((operator, int(number)) for operator, number in _COMPARISON.findall(version))

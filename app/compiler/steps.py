@@ -8,7 +8,7 @@ from typing import Any
 
 from app.compiler.patterns import count_groups
 from app.compiler.resolve import Resolver
-from app.plan import Step
+from app.plan import OUTCOME, Step
 from app.policy import Policy
 from app.policy.findings import Findings
 from app.policy.locate import Key
@@ -113,7 +113,7 @@ def _step(entry: dict[str, Any], path: tuple[Key, ...], resolver: Resolver, save
             nearest(unchanged, saved),
         )
     taken = {**dict.fromkeys(policy.settings, "setting"), **dict.fromkeys(resolver.secrets, "secret")}
-    taken |= dict.fromkeys(files, "private file")
+    taken |= dict.fromkeys(files, "private file") | {OUTCOME: "word of the run"}
     if clash := [one for one in saved_names([Step(name, {}, save=save)]) if one in taken]:
         findings.add(
             policy.root, (*path, "save"), f"{clash[0]} is a {taken[clash[0]]}", "choose another name"

@@ -30,7 +30,8 @@ class Case:
 
     ``state``: what of the server shows the hold; ``idle`` and ``held``: its values. ``still``: whether its
     writes stand still. ``quiesces``: matches the statement that begins the hold; ``undone``: the one that
-    ends it. ``client``: what the command line of the client says, where it is not the process that we start.
+    ends it. ``confirmed``: whether it is told that a snapshot was taken, so that one is. ``client``: what
+    the command line of the client says, where it is not the process that we start.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Case:
     session: bool = True
     wrong: tuple[Wrong, ...] = ()
     saved: tuple[str, ...] = ()
+    confirmed: bool = False
     client: str = ""
     more: dict[str, Any] = field(default_factory=dict)
 

@@ -118,6 +118,7 @@ HANA = (
         undone="CLOSE SNAPSHOT",
         session=False,
         saved=("backup_id",),
+        confirmed=True,
         wrong=(
             Wrong("somebody else's", "does not match", before=lambda at: at.call("others"), left=1),
             Wrong(

@@ -91,8 +91,23 @@ class Standin:
             time.sleep(0.01)
         return time.monotonic() - begun
 
-    def policy(self, text: str, *, seconds: float = 0.0, more: str = "", patience: int = 10) -> Path:
-        """An operator's policy; ``text`` has its extends and its settings; ``patience`` in seconds."""
+    def policy(
+        self,
+        text: str,
+        *,
+        seconds: float = 0.0,
+        more: str = "",
+        patience: int = 10,
+        taken: bool | None = None,
+    ) -> Path:
+        """An operator's policy; ``text`` has its extends and its settings; ``patience`` in seconds.
+
+        ``taken``: a snapshot is taken, or fails; None: it is a rehearsal.
+        """
+        snapshot = f'provider = "none"\nseconds = {seconds}'
+        if taken is not None:
+            script = f"sleep {seconds}; exit {int(not taken)}"
+            snapshot = f'provider = "command"\nargv = ["sh", "-c", "{script}"]\nneeds_freeze = false'
         return self.stage.policy(
             f"""name = "database"
 {more}
@@ -106,8 +121,7 @@ release = {patience}
 enabled = false
 timeout = 10
 [snapshot]
-provider = "none"
-seconds = {seconds}
+{snapshot}
 """
         )
 

@@ -61,7 +61,8 @@ def at(here: Stage, request: pytest.FixtureRequest) -> Iterator[Standin]:
 
 
 def policy(at: Standin, case: Case, seconds: float = 0.0, more: str = "") -> Path:
-    return at.policy(textwrap.dedent(case.settings(at)), seconds=seconds, more=more)
+    taken = True if case.confirmed else None
+    return at.policy(textwrap.dedent(case.settings(at)), seconds=seconds, more=more, taken=taken)
 
 
 def client(cycle: Cycle, case: Case) -> int:

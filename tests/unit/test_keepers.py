@@ -90,9 +90,9 @@ def test_one_after_the_other(ground: Ground) -> None:
     ground.keepers.abandon()
     ground.keepers.verify(broken=False)
     ground.hear("verify")
-    assert not ground.keepers.release()
+    assert not ground.keepers.release("none")
     ground.hear("release")
-    assert ground.keepers.release()
+    assert ground.keepers.release("none")
 
 
 @pytest.mark.parametrize("broken", [True, False])
@@ -105,10 +105,10 @@ def test_quiesced_just_as_all_is_given_up(ground: Ground, broken: bool) -> None:
     ground.hear("quiesce", "db")
     if not broken:
         ground.hear("verify", "web")
-    assert not ground.keepers.release()
+    assert not ground.keepers.release("none")
     assert [keeper.told() for keeper in ground.far.values()] == [["release"], ["release"]]
     ground.hear("release")
-    assert ground.keepers.release()
+    assert ground.keepers.release("none")
     assert ground.lost == []
 
 
@@ -123,7 +123,7 @@ def test_a_deadline_ends_with_its_hold(ground: Ground) -> None:
     assert ground.keepers.deadline() == ground.deadlines[-1] == web.held_since + 60
     ground.keepers.abandon()
     ground.keepers.verify(broken=True)
-    ground.keepers.release()
+    ground.keepers.release("none")
     ground.hear("release", "web")
     assert ground.keepers.deadline() == ground.deadlines[-1] == float("inf")
 
@@ -149,14 +149,14 @@ def test_what_could_not_be_undone_is_tried_again_at_the_release(ground: Ground) 
     ground.hear("quiesce")
     ground.keepers.abandon()
     ground.keepers.verify(broken=True)
-    ground.keepers.release()
+    ground.keepers.release("none")
     ground.hear("release", "web")
     ground.far["db"].told()
     for _ in range(2):
         ground.far["db"].says("done", order="release", ok=False, reason="no", left=True)
         ground.keepers.heed(next(k for k in ground.keepers._all if k.name == "db"))
-        assert not ground.keepers.release()
+        assert not ground.keepers.release("none")
         assert ground.far["db"].told() == ["recover"]
     ground.far["db"].says("done", order="recover", ok=False, reason="no", left=True)
     ground.keepers.heed(next(k for k in ground.keepers._all if k.name == "db"))
-    assert ground.keepers.release(), "not for ever"
+    assert ground.keepers.release("none"), "not for ever"

@@ -1,0 +1,32 @@
+"""A server that keeps a catalog of backups is told of none that is none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.integration.stage import Stage, stage
+from tests.standins.ground import USER, standin
+
+pytestmark = [pytest.mark.integration]
+
+HANA = 'extends = "sap-hana"\n[settings]\nkey = "BACKUPKEY"\nos_user = "{user}"\nhdbsql = "{hdbsql}"\n'
+
+
+@pytest.fixture
+def here(app_command: list[str]) -> Iterator[Stage]:
+    with stage(app_command) as made:
+        yield made
+
+
+@pytest.mark.parametrize(
+    ("taken", "state"), [(True, "successful"), (False, "failed"), (None, "failed")], ids=str
+)
+def test_hana_s_catalog(here: Stage, taken: bool | None, state: str) -> None:
+    with standin(here, "hana") as at:
+        text = HANA.format(user=USER, hdbsql=at.program("hdbsql"))
+        status, report = at.report(at.policy(text, taken=taken))
+        (_, entry) = at.look("catalog")
+        assert entry["state"] == state
+        assert (status, report["stuck"], at.look("prepared")) == (6 if taken is False else 0, [], 0)
