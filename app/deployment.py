@@ -36,7 +36,13 @@ _UNIT = """\
 Description=Release what a snapshot hold left behind when the machine went down
 Documentation=man:app-recover(1)
 RequiresMountsFor={lib}
-After=local-fs.target
+# Once all else has been started: the servers that a release talks to, and units that wait for the target. Without
+# the default dependencies the target that wants it does not wait for it in turn (systemd.target(5)).
+DefaultDependencies=no
+Requires=sysinit.target
+After=multi-user.target
+Conflicts=shutdown.target
+Before=shutdown.target
 # Nothing is started, and nothing unpacked, where nothing was left behind.
 ConditionPathExists=|{outstanding}
 ConditionPathExists=|{journal}

@@ -159,7 +159,9 @@ class Machine:
         ]
         argv += ["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
         argv += ["-kernel", str(image.kernel), "-initrd", str(image.initramfs)]
-        told = f"console=ttyS0 quiet panic=-1 mitigations=off stillframe.root={image.kind} {image.parameters}"
+        # The kernel's log has room for what the OOM killer says of every process that it looks at.
+        told = f"console=ttyS0 quiet panic=-1 mitigations=off log_buf_len=4M stillframe.root={image.kind}"
+        told += f" {image.parameters}"
         argv += ["-append", told]
         argv += ["-serial", f"file:{self._console}", "-device", "virtio-serial-pci"]
         for name, path in self.disks.tops.items():

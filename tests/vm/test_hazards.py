@@ -225,9 +225,7 @@ def test_loop_frozen_too_late(machine: Machine) -> None:
         assert (found["severity"], found["filesystem"]) == ("fatal", "/inner")
         refused(machine, "loop-order")
         policy(machine, mounts=["/data", "/inner"], hazards='loop-order = "ignore"')
-        with made(
-            machine, f"setsid {WRITER} </dev/null >/dev/null 2>&1 3>&- &\necho $!", "pkill -f inner/written"
-        ):
+        with made(machine, WRITER, "systemctl stop writer"):
             events, report, _ = held(machine)
             at = {(e["event"], e.get("mount")): e["t"] for e in events}
             undone = at["thawed", "/data"] - at["freeze_hung", "/inner"]
@@ -248,7 +246,7 @@ def test_loop_frozen_too_late(machine: Machine) -> None:
 
 def _killed_while_it_hangs(machine: Machine) -> float:
     """Kill the holder while a write waits on the data disk; seconds until that went on."""
-    output = machine.run(
+    struck = machine.run(
         """
         journal=/run/stillframe/journal
         rm -f /run/thawed.now
@@ -263,8 +261,9 @@ def _killed_while_it_hangs(machine: Machine) -> float:
         echo "$start" $(cat /run/thawed.now)
         """,
         240,
-    ).checked()
-    begun, thawed = map(float, output.split())
+    )
+    assert struck.status == 0, orders.journal(machine)
+    begun, thawed = map(float, struck.output.split())
     return thawed - begun
 
 

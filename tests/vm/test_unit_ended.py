@@ -81,7 +81,8 @@ def test_root_takes_writes_again(machine: Machine, blow: str, properties: tuple[
         taken = machine.run(
             f"dmesg | grep -c 'Memory cgroup out of memory: Killed process {numbers['client']} '"
         )
-        assert taken.output.strip() == "1", machine.run("dmesg | tail -n 20").output
+        # It is said again where the first has not ended yet.
+        assert taken.output.strip() in ("1", "2"), machine.run("dmesg | tail -n 20").output
         for role in ("holder", "watchdog"):
             assert machine.run(f"dmesg | grep 'Killed process {numbers[role]} '").status == 1
 
