@@ -36,8 +36,8 @@ _UNIT = """\
 Description=Release what a snapshot hold left behind when the machine went down
 Documentation=man:app-recover(1)
 RequiresMountsFor={lib}
-# Once all else has been started: the servers that a release talks to, and units that wait for the target. Without
-# the default dependencies the target that wants it does not wait for it in turn (systemd.target(5)).
+# Once all else has been started: the servers that a release talks to, and units that wait for the target.
+# Without the default dependencies the target that wants it does not wait for it (systemd.target(5)).
 DefaultDependencies=no
 Requires=sysinit.target
 After=multi-user.target

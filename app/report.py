@@ -116,10 +116,12 @@ def _filesystems(events: Sequence[Event], window: tuple[float | None, float | No
         elif name == "frozen":
             entry["frozen_at"] = event["t"]
         elif name in ("thawed", "not_frozen"):
-            entry["thawed_at"] = event["t"] if entry["thawed_at"] is None else entry["thawed_at"]
             if event.get("found") == "not frozen":
                 # Nobody knows since when: it may have been written to all the time.
                 entry.update(reason="somebody else had thawed it", lost=True)
+            elif name == "not_frozen" and entry["frozen_at"] is not None and entry["thawed_at"] is None:
+                entry.update(reason="it was thawed, and nobody knows since when", lost=True)
+            entry["thawed_at"] = event["t"] if entry["thawed_at"] is None else entry["thawed_at"]
             if event.get("reason"):
                 entry["reason"] = event["reason"]
             if event.get("by"):

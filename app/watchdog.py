@@ -72,6 +72,7 @@ class Watchdog:
         self._restore = restore
         self._expedited = False
         self._frozen: set[int] = set()
+        self._let_go: set[int] = set()
         self._thaws = [_Thaw(functools.partial(self._thaw_one, n)) for n in range(len(descriptors))]
         self._keepers: list[Life] = []
         self._others: list[Life] = []
@@ -126,6 +127,10 @@ class Watchdog:
         with contextlib.suppress(BlockingIOError):
             while data := receive(self._channel, 4096, socket.MSG_DONTWAIT):
                 self._heed(data.decode())
+        # It may have been killed before it had noted what it told us.
+        for number in sorted(self._let_go):
+            self._note("not_frozen", mount=self._names[number])
+        self._let_go.clear()
 
     def _heed(self, message: str) -> None:
         word, _, value = message.partition(" ")
@@ -136,6 +141,7 @@ class Watchdog:
             self._frozen.add(int(value))
         elif word == "thawed":
             self._frozen.discard(int(value))
+            self._let_go.add(int(value))
         elif word == "expedited":
             self._expedited = value == "1"
         elif word == "deadline":

@@ -91,8 +91,31 @@ def test_what_goes_wrong_with_the_report_keeps_nothing_frozen(scratch_ext4: scra
     child.end()
 
 
-def watch(channel: socket.socket, holder: int, descriptor: int, aftermath: Callable[[str], None]) -> None:
-    def note(_event: str, **_facts: Any) -> None:
-        pass
+def test_a_thaw_that_the_holder_told_of_is_noted(scratch_ext4: scratch.Volume) -> None:
+    """It may have been killed before it had done so itself: the report would call it stuck."""
+
+    def holder(channel: socket.socket) -> None:
+        channel.send(b"freezing 0")
+        channel.send(b"thawed 0")
+        os._exit(1)
+
+    descriptor = os.open(scratch_ext4.mount, os.O_RDONLY)
+    child = fork_child(holder, also_keep=[descriptor])
+    notes: list[str] = []
+    watch(child.channel, child.pid, descriptor, lambda _: None, notes.append)
+    assert notes == ["not_frozen", "watchdog"]
+    os.close(descriptor)
+    child.end()
+
+
+def watch(
+    channel: socket.socket,
+    holder: int,
+    descriptor: int,
+    aftermath: Callable[[str], None],
+    noted: Callable[[str], object] = lambda _: None,
+) -> None:
+    def note(event: str, **_facts: Any) -> None:
+        noted(event)
 
     Watchdog(channel, holder, [descriptor], note, ["/"], aftermath, lambda: None).watch()

@@ -201,7 +201,8 @@ def _check_next(lane: Lane, form: Form, events: Sequence[Event], before: set[int
     if status != 0 or left not in output:
         wrong.append(f"app recover: {status} {output.strip()} {errors.strip()}")
     begun = any(e["event"] == "begin" for e in events)
-    if len(found := _reports(lane, before)) != begun:
+    # Whoever is killed right after the begin has not put its plan down, so nobody can tell of it.
+    if len(found := _reports(lane, before)) not in ({int(begun)} if len(events) > 1 else {0, 1}):
         wrong.append(f"{len(found)} reports of one hold: {[r['achieved'] for r in found]}")
     if thawed := lane.thaw():
         wrong.append(f"had to be thawed by the test: {thawed}")

@@ -293,6 +293,7 @@ SQL_SERVER = (
         still=True,
         client="client sqlcmd",
         undone="^(?!DECLARE).*(BACKUP SERVER|BACKUP = OFF)",
+        confirmed=True,
         wrong=(
             Wrong(
                 "disk full",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator
 
 import pytest
 
 from tests.integration.stage import Stage, stage
+from tests.standins.cases import _sql_server as sql_server
 from tests.standins.ground import USER, standin
 
 pytestmark = [pytest.mark.integration]
@@ -30,3 +32,11 @@ def test_hana_s_catalog(here: Stage, taken: bool | None, state: str) -> None:
         (_, entry) = at.look("catalog")
         assert entry["state"] == state
         assert (status, report["stuck"], at.look("prepared")) == (6 if taken is False else 0, [], 0)
+
+
+@pytest.mark.parametrize(("taken", "backups"), [(True, 1), (False, 0), (None, 0)], ids=str)
+def test_sql_server_s_backups(here: Stage, taken: bool | None, backups: int) -> None:
+    with standin(here, "sqlserver") as at:
+        status, report = at.report(at.policy(textwrap.dedent(sql_server("metadata")(at)), taken=taken))
+        assert len(at.look("backups")) == backups
+        assert (status, report["stuck"], at.look("suspended")) == (6 if taken is False else 0, [], [])

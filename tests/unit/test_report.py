@@ -221,6 +221,15 @@ def test_a_freeze_that_hung_is_laid_to_the_hazard_of_its_mount(mount: str, named
     assert any("process 7 (scanner)" in reason for reason in report["because"]) is named
 
 
+def test_a_thaw_that_was_told_of_and_not_noted() -> None:
+    """The holder died between the two."""
+    report = achieved(tuple("not_frozen:/v" if name == "thawed:/v" else name for name in PERFECT))
+    assert (report["achieved"], report["stuck"]) == ("crash", [])
+    assert report["because"] == ["/v: it was thawed, and nobody knows since when"]
+    noted = achieved(before(PERFECT, "end", "not_frozen:/v"))
+    assert (noted["achieved"], noted["because"]) == ("application", [])
+
+
 def test_thawed_by_somebody_else_meanwhile() -> None:
     """Nobody knows since when, so the snapshot is not covered, although our own thaw came after it."""
     report = achieved(PERFECT, thawed={"found": "not frozen"})
