@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from app.host.hazards.hazard import Hazard
 from app.host.hazards.scene import Process, Scene
 from app.host.locks import EXTENSION_LOCK, lock_owner
+from app.host.mounts import Mount
 
 PERMISSION = 0x10000 | 0x20000 | 0x40000 | 0x100000
 """FAN_OPEN_PERM, FAN_ACCESS_PERM, FAN_OPEN_EXEC_PERM, FAN_PRE_ACCESS (since Linux 6.14)."""
@@ -41,6 +42,7 @@ _WAITING = frozenset({"percpu_rwsem_wait", "__percpu_down_read", "percpu_down_re
 
 _WRITERS = re.compile(
     r"(?:__)?(?:sb_start_(?:write|pagefault|intwrite)|vfs_|mnt_want_write|do_iter|do_(?:sys_)?ftruncate|file_)\w*"
+    r"|\w*_page_mkwrite|\w*xfs_filemap_fault|xfs_write_fault"
 )
 """Callers of sb_start_write() and its kin (include/linux/fs.h), which is inlined into them.
 
@@ -139,20 +141,13 @@ def _stop(scene: Scene, process: Process) -> str:
 
 
 def _waiter(scene: Scene, process: Process) -> Iterator[Hazard]:
-    """Name the filesystem by the descriptor that the waiting call writes to.
+    """Name the filesystem by the descriptor that the waiting call writes to, or the file that is mapped.
 
     A call that waits by a path (an open, an unlink) does not say which, even if a folder's descriptor
     comes first in it: then there is no finding.
     """
     call = scene.read(f"/proc/{process.pid}/syscall").split(" ")
-    if len(call) < 2 or not re.fullmatch(r"0x[0-9a-f]{1,8}", call[1]):
-        return
-    facts = scene.read(f"/proc/{process.pid}/fdinfo/{int(call[1], 16)}")
-    flags = re.search(r"^flags:\s*([0-7]+)", facts, re.MULTILINE)
-    if flags is None or not int(flags.group(1), 8) & (os.O_WRONLY | os.O_RDWR):
-        return
-    identifier = re.search(r"^mnt_id:\s*(\d+)", facts, re.MULTILINE)
-    mount = scene.frozen(scene.device_of_mount(int(identifier.group(1)), process.pid)) if identifier else None
+    mount = _mapped(scene, process) if call[0] == "-1" else _written(scene, process, call[1:])
     if mount is not None:
         yield Hazard(
             "frozen-already",
@@ -161,6 +156,29 @@ def _waiter(scene: Scene, process: Process) -> Iterator[Hazard]:
             pid=process.pid,
             mount=mount.path,
         )
+
+
+def _written(scene: Scene, process: Process, arguments: Sequence[str]) -> Mount | None:
+    """The filesystem to be frozen that a call's descriptor writes to."""
+    if not arguments or not re.fullmatch(r"0x[0-9a-f]{1,8}", arguments[0]):
+        return None
+    facts = scene.read(f"/proc/{process.pid}/fdinfo/{int(arguments[0], 16)}")
+    flags = re.search(r"^flags:\s*([0-7]+)", facts, re.MULTILINE)
+    if flags is None or not int(flags.group(1), 8) & (os.O_WRONLY | os.O_RDWR):
+        return None
+    identifier = re.search(r"^mnt_id:\s*(\d+)", facts, re.MULTILINE)
+    return scene.frozen(scene.device_of_mount(int(identifier.group(1)), process.pid)) if identifier else None
+
+
+def _mapped(scene: Scene, process: Process) -> Mount | None:
+    """The filesystem to be frozen whose files a process outside any call writes to, as journald does.
+
+    It waits in a page fault, which does not say where; but its shared mappings do, if all are on one.
+    """
+    maps = scene.read(f"/proc/{process.pid}/maps")
+    devices = re.findall(r"^\S+ .w.s \S+ ([0-9a-f]+):([0-9a-f]+) [1-9]", maps, re.MULTILINE)
+    found = {scene.frozen(f"{int(major, 16)}:{int(minor, 16)}") for major, minor in devices} - {None}
+    return found.pop() if len(found) == 1 else None
 
 
 def _agents(scene: Scene) -> Iterator[Hazard]:

@@ -112,6 +112,19 @@ def test_frozen_by_somebody_else(machine: Machine) -> None:
     assert machine.find("/srv") == {}, "a folder's descriptor is only where the way begins"
 
 
+def test_frozen_by_somebody_else_beneath_a_mapped_file(machine: Machine) -> None:
+    machine.process(77, "systemd-journal", "D")
+    machine.write("/proc/77/stack", "[<0>] percpu_rwsem_wait+0x1/0x2\n[<0>] ext4_page_mkwrite+0x1/0x2\n")
+    machine.write("/proc/77/syscall", "-1 0x7ffff4485cf8 0x7f60d4543868\n")
+    ours = "7f60d46e3000-7f60d46e5000 rw-s 00000000 08:02 12                  /srv/system.journal\n"
+    others = "7f60d46e5000-7f60d46e6000 rw-s 00000000 00:01 13                 /dev/zero (deleted)\n"
+    machine.write("/proc/77/maps", ours + others + ours.replace("rw-s", "r--s").replace("08:02", "08:01"))
+    assert machine.find("/srv")["frozen-already"].pid == 77
+    assert machine.find("/") == {}
+    machine.write("/proc/77/maps", ours + ours.replace("08:02", "08:01"))
+    assert machine.find("/srv", "/") == {}, "it may be either"
+
+
 def test_guest_agent_that_froze(machine: Machine) -> None:
     machine.write("/run/qga.state.isfrozen", "")
     assert machine.find("/srv")["frozen-already"].severity == FATAL
