@@ -11,10 +11,12 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from app import history, journal
 from app.paths import Paths, paths
@@ -74,6 +76,12 @@ class Stage:
         cycle = self.start(*arguments)
         status = cycle.wait(seconds)
         return status, cycle.output, cycle.errors
+
+    def skip_unless_started_by(self, become: Sequence[str]) -> None:
+        """Skip where ``become`` (a command prefix) may not start ``app``, which is below root's own folder."""
+        done = subprocess.run([*become, *self.command, "--version"], capture_output=True, text=True, cwd="/")
+        if done.returncode and "ermission denied" in done.stderr:
+            pytest.skip(f"{self.command[0]}: only root may go there")
 
     def run(self, *policies: Path, seconds: float = 60) -> tuple[int, dict[str, Any]]:
         """``app run --json``: exit status and report."""

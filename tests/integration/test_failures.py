@@ -256,6 +256,7 @@ def test_unprivileged(scene: Scene) -> None:
     chosen.chmod(0o644)
     make = f"import sqlite3; c = sqlite3.connect('{database}'); c.execute('CREATE TABLE t(a)'); c.commit()"
     as_nobody = ["runuser", "-u", "nobody", "--"]
+    here.skip_unless_started_by(as_nobody)
     subprocess.run([*as_nobody, "python3", "-c", make], check=True, cwd="/")
     done = subprocess.run(
         [*as_nobody, *here.command, "run", "--json", str(chosen)],

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import tempfile
 from pathlib import Path
 
 from tests import postgres
@@ -95,11 +96,12 @@ def _fill(tree: Path, programs: Path, inside: set[str]) -> None:
         for library in re.findall(r" => (/\S+)", image.run("ldd", str(programs / program))):
             if Path(library).name not in inside:
                 shutil.copy(library, libraries)
-    cluster = tree / "cluster"
-    cluster.mkdir()
-    shutil.chown(cluster, "postgres", "postgres")
     how = ["--auth=trust", "--username=postgres", "--encoding=UTF8", "--locale=C", "--wal-segsize=4"]
-    image.run(*AS_POSTGRES.split(), str(programs / "initdb"), "-D", str(cluster), *how)
+    # Made where its owner may go: this tree may stand below a folder that is root's alone.
+    with tempfile.TemporaryDirectory(prefix="sf-cluster-", dir="/tmp") as folder:
+        shutil.chown(folder, "postgres", "postgres")
+        image.run(*AS_POSTGRES.split(), str(programs / "initdb"), "-D", f"{folder}/cluster", *how)
+        image.run("cp", "--archive", f"{folder}/cluster", str(tree))
 
 
 def install(machine: Machine, device: str) -> None:
