@@ -78,7 +78,7 @@ class Stage:
         return status, cycle.output, cycle.errors
 
     def skip_unless_started_by(self, become: Sequence[str]) -> None:
-        """Skip where ``become`` (a command prefix) may not start ``app``, which is below root's own folder."""
+        """Skip where ``become`` (a command prefix) may not start ``app``: it is below root's own folder."""
         done = subprocess.run([*become, *self.command, "--version"], capture_output=True, text=True, cwd="/")
         if done.returncode and "ermission denied" in done.stderr:
             pytest.skip(f"{self.command[0]}: only root may go there")
