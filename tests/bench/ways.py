@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.bench import extension_sequence
+from tests.bench import extension_sequence, kernel_alone
 from tests.bench.pair import Pair, compiled
 
 Way = Callable[[Sequence[Path]], float]
 """Freezes and thaws the filesystems mounted there; seconds that they were held, where it says so, else 0."""
 
-OURS, PLAIN, EXTENSION, PAIR = "app run", "fsfreeze", "extension", "ext. + pair"
+OURS, PLAIN, EXTENSION, PAIR, KERNEL = "app run", "fsfreeze", "extension", "ext. + pair", "kernel alone"
 
 POLICY = """version = 1
 name = "bench"
@@ -72,6 +72,13 @@ def plain(mounts: Sequence[Path]) -> float:
     return 0.0
 
 
+def alone(mounts: Sequence[Path]) -> float:
+    """The kernel's part and nothing else (``tests.bench.kernel_alone``); what it says it took."""
+    argv = [sys.executable, "-I", "-S", kernel_alone.__file__, *map(str, mounts)]
+    done = subprocess.run(argv, check=True, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    return float(done.stdout)
+
+
 @dataclass(frozen=True, slots=True)
 class Extension:
     """The backup extension's own sequence (``tests.bench.extension_sequence``)."""
@@ -108,6 +115,7 @@ def ways(command: str, folder: Path) -> dict[str, Way]:
     return {
         OURS: Ours(command, folder),
         PLAIN: plain,
+        KERNEL: alone,
         EXTENSION: extension,
         PAIR: Paired(extension, pair),
     }

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -19,6 +20,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 
 from tests.bench.machine import Machine, look
 from tests.integration.stage import Stage, stage
@@ -205,6 +207,11 @@ def main() -> int:
     if os.geteuid() != 0:
         print("bench: needs root: loop devices, mounts and freezing", file=sys.stderr)
         return 4
+
+    def leave(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt  # the servers and their filesystems end with us
+
+    signal.signal(signal.SIGTERM, leave)
     found = look()
     tables = report([arguments.binary], arguments.rounds, arguments.names)
     if arguments.keep:
