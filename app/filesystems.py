@@ -16,6 +16,9 @@ PRESYNC_SECONDS = 5.0
 """Writeback while applications stand still, after that before the hold: what they wrote since."""
 
 PRESYNC_ROUNDS = 3
+"""All of them where they are quick: each takes a millisecond or two, and what writers have changed since the
+first would make FIFREEZE wait for the kernel's next tick (XFS pushes its log's tail anew after 10 ms:
+xfsaild_push() in fs/xfs/xfs_trans_ail.c). Measured with eight filesystems: 6 to 8 ms instead of 16."""
 
 SYNC_SECONDS = 10.0
 """The only writeback, where nothing is frozen."""
@@ -91,7 +94,8 @@ class Filesystems:
         """
         deadline = time.monotonic() + self._timeout
         # A steady writer gets no further rounds here: applications stand still for each.
-        written = self._presync(min(PRESYNC_SECONDS, self._timeout / 2), PRESYNC_ROUNDS, most_stale=1)
+        seconds = min(PRESYNC_SECONDS, self._timeout / 2)
+        written = self._presync(seconds, PRESYNC_ROUNDS, least=PRESYNC_ROUNDS)
         if written.hung:
             reason = f"{', '.join(written.hung)}: the writeback (syncfs) did not end in the time allowed"
             return {"frozen": False, "reason": f"{reason}; nothing was frozen", "busy": False}
@@ -120,10 +124,10 @@ class Filesystems:
         """Try once more; what hangs in FIFREEZE is undone by its own thread."""
         self._freezer.thaw(time.monotonic() + seconds, patience=0.0)
 
-    def _presync(self, seconds: float, rounds: int, most_stale: int = 1) -> Writeback:
+    def _presync(self, seconds: float, rounds: int, least: int = 1) -> Writeback:
         if self._flusher is None:
             return Writeback()
-        return self._flusher.presync(seconds, self._journal.note, rounds, most_stale)
+        return self._flusher.presync(seconds, self._journal.note, rounds, most_stale=1, least=least)
 
     def _expedited(self, on: bool) -> None:
         self._tell(f"expedited {int(on)}", True)

@@ -75,13 +75,20 @@ class Flusher:
         rounds: int = ROUNDS,
         most_stale: int = STALE,
         *,
+        least: int = 1,
         gently: bool = False,
     ) -> Writeback:
         """``app.freeze.presync`` for at most ``seconds``. Never raises; one that died has written nothing.
 
         ``gently``: sync(2) before, if it is worth it. It writes all of the machine's, so not during a hold.
         """
-        order = {"seconds": seconds, "rounds": rounds, "most_stale": most_stale, "gently": gently}
+        order = {
+            "seconds": seconds,
+            "rounds": rounds,
+            "most_stale": most_stale,
+            "least": least,
+            "gently": gently,
+        }
         took: list[float] = []
         end = time.monotonic() + seconds + LATE
         poll = select.poll()
@@ -120,7 +127,8 @@ class Flusher:
             sync.start()
             sync.join(min(SYNC_SECONDS + _dirty() / LEAST_RATE, order["seconds"] / 2))
         with contextlib.suppress(OSError):  # whoever asked is gone
-            done = presync(self._targets, deadline, say, order["rounds"], order["most_stale"])
+            limits = {key: order[key] for key in ("rounds", "most_stale", "least")}
+            done = presync(self._targets, deadline, say, **limits)
             say("", hung=done.hung, failed=done.failed)
 
     def _is_worth_a_sync(self) -> bool:

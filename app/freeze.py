@@ -98,13 +98,19 @@ class Writeback:
 
 
 def presync(
-    targets: Sequence[Target], deadline: float, note: Note, rounds: int = ROUNDS, most_stale: int = STALE
+    targets: Sequence[Target],
+    deadline: float,
+    note: Note,
+    rounds: int = ROUNDS,
+    most_stale: int = STALE,
+    least: int = 1,
 ) -> Writeback:
     """Write dirty pages back, in rounds, until a round over all targets is quick (see QUICK).
 
-    Stops early after ``rounds``, at ``deadline`` (CLOCK_MONOTONIC seconds), or after ``most_stale`` rounds in
-    a row that got no better. A syncfs that has not come back by then stays in its thread, which nothing can
-    end: ``app.flusher`` does this in a process that can be left behind. Never raises.
+    ``least`` rounds, also where they are quick. Stops early after ``rounds``, at ``deadline``
+    (CLOCK_MONOTONIC seconds), or after ``most_stale`` slow rounds in a row that got no better. A syncfs that
+    has not come back by then stays in its thread, which nothing can end: ``app.flusher`` does this in a
+    process that can be left behind. Never raises.
     """
     if not targets:
         return Writeback()
@@ -125,7 +131,8 @@ def presync(
         note("presync", round=number, seconds=round(seconds, 6))
         stale = stale + 1 if took and seconds > 0.8 * min(took) else 0
         took.append(seconds)
-        if seconds <= QUICK or stale >= most_stale or time.monotonic() >= deadline:
+        done = number >= least if seconds <= QUICK else stale >= most_stale
+        if done or time.monotonic() >= deadline:
             break
     return Writeback(tuple(took), (), failed)
 

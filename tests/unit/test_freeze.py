@@ -281,3 +281,11 @@ def test_one_that_is_not_ours_is_said_to_be_so_while_another_is_still_being_froz
     slow.set()
     thread.join()
     assert kernel.frozen == {1}
+
+
+def test_presync_goes_on_for_as_many_rounds_as_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the first was quick: what was written since then makes the freeze wait."""
+    libc = _Libc([0.0])
+    monkeypatch.setattr(freeze, "_libc", lambda: libc)
+    freeze.presync([target("/", 1)], soon(), lambda event, **facts: None, rounds=3, least=3)
+    assert libc.rounds == 3
