@@ -91,7 +91,10 @@ def test_influxdb(grounded: Ground, here: Stage, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("grounded", [of(firebird.ENGINES[0])], indirect=True)
 def test_firebird(grounded: Ground, here: Stage) -> None:
-    """The database's file alone, without what was committed during the hold: nothing is unused in it."""
+    """The database's file alone, without what was committed during the hold.
+
+    What was under way when it was locked may leave space unused, which gfix warns of: no error.
+    """
     with snapshot(grounded, here, "BEGIN BACKUP") as (data, must):
         (data / f"{firebird.FILE}.delta").unlink()
         file = str(data / firebird.FILE)
@@ -99,7 +102,7 @@ def test_firebird(grounded: Ground, here: Stage) -> None:
         subprocess.run(["nbackup", "-F", file], check=True, capture_output=True, **as_owner)
         with grounded.engine.server(data, make=False) as copy:
             assert isinstance(copy, firebird.FirebirdServer)
-            assert firebird.validate(*copy.client) == ""
+            copy.check()
             found = copy.contents()
     assert not found.broken
     assert not must - found.commits
