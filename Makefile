@@ -75,7 +75,7 @@ reproduce:
 bench:
 	@build/bootstrap.sh servers test
 	@$(VENV)/python -m tests.bench $(ARGS)
-	@$(VENV)/python -m tests.servers.bench $(filter --keep --quick,$(ARGS))
+	@STILLFRAME_TEST_SERVERS=full $(VENV)/python -m tests.servers.bench $(filter --keep --quick,$(ARGS))
 	@[ ! -x dist/release/app ] || $(VENV)/python -m tests.release.measure
 
 schema:
