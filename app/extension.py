@@ -136,7 +136,7 @@ def post(directory: str, paths: Paths, progress: Callable[[str], None]) -> int:
         progress(answered[1])
         return answered[0]
     events = journal.read(paths.journal)
-    begin = next((e for e in reversed(events) if e["event"] == "begin"), None)
+    begin = journal.beginning(events)
     if begin is None:
         progress("nothing is held")
         return int(Exit.DONE)
@@ -207,7 +207,7 @@ def _wait_for_lock(paths: Paths, seconds: float) -> int | None:
 def _joinable(paths: Paths) -> bool:
     """Whether an ``app run`` holds everything just for the extension to come."""
     events = journal.read(paths.journal)
-    begin = next((e for e in reversed(events) if e["event"] == "begin"), {})
+    begin = journal.beginning(events) or {}
     words = {str(e["event"]) for e in events}
     waiting = "snapshot_begin" in words and not words & {"snapshot_end", "broken", "end"}
     return begin.get("kind") == "run" and begin.get("provider") == "azure-backup" and waiting

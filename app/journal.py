@@ -11,7 +11,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from app.document import plain
@@ -93,6 +93,11 @@ def saved_answers(events: Iterable[Event], application: str) -> dict[str, str]:
         elif event.get("app") == application and event.get("saved"):
             saved = dict(event["saved"])
     return saved
+
+
+def beginning(events: Sequence[Event]) -> Event | None:
+    """The first event of the newest hold; None where there is none."""
+    return next((e for e in reversed(events) if e["event"] == "begin"), None)
 
 
 def ended(events: Iterable[Event]) -> bool:

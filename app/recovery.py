@@ -67,7 +67,7 @@ def forget(paths: Paths) -> list[str]:
 
 def _is_of(plan: Plan, events: Sequence[journal.Event]) -> bool:
     """Whether the journal is of a hold of this plan, not of one that died before it had put down its own."""
-    begin = next((e for e in reversed(events) if e["event"] == "begin"), None)
+    begin = journal.beginning(events)
     return begin is not None and begin.get("plan") == plan.digest()
 
 
@@ -76,7 +76,7 @@ def _report_late(paths: Paths, events: Sequence[journal.Event]) -> None:
 
     Without it the newest report would be that of another hold.
     """
-    begin = next((e for e in reversed(events) if e["event"] == "begin"), None)
+    begin = journal.beginning(events)
     known = history.numbers(paths)
     if begin is None or (known and history.load(paths, known[-1]).get("hold") == begin.get("hold")):
         return

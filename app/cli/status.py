@@ -33,7 +33,7 @@ def command(as_json: bool) -> None:
 def _state(where: Paths) -> dict[str, Any]:
     events = journal.read(where.journal)
     running = _locked(where)
-    begin = next((e for e in reversed(events) if e["event"] == "begin"), None)
+    begin = journal.beginning(events)
     over = journal.ended(events)
     frozen, quiesced = journal.frozen_mounts(events), journal.quiesced_applications(events)
     known = history.numbers(where)

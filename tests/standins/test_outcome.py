@@ -8,12 +8,12 @@ from collections.abc import Iterator
 import pytest
 
 from tests.integration.stage import Stage, stage
-from tests.standins.cases import _sql_server as sql_server
-from tests.standins.ground import USER, standin
+from tests.standins.cases import CASES
+from tests.standins.ground import standin
 
 pytestmark = [pytest.mark.integration]
 
-HANA = 'extends = "sap-hana"\n[settings]\nkey = "BACKUPKEY"\nos_user = "{user}"\nhdbsql = "{hdbsql}"\n'
+SETTINGS = {case.name: case.settings for case in CASES}
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def here(app_command: list[str]) -> Iterator[Stage]:
 )
 def test_hana_s_catalog(here: Stage, taken: bool | None, state: str) -> None:
     with standin(here, "hana") as at:
-        text = HANA.format(user=USER, hdbsql=at.program("hdbsql"))
+        text = textwrap.dedent(SETTINGS["sap-hana"](at))
         status, report = at.report(at.policy(text, taken=taken))
         (_, entry) = at.look("catalog")
         assert entry["state"] == state
@@ -37,6 +37,7 @@ def test_hana_s_catalog(here: Stage, taken: bool | None, state: str) -> None:
 @pytest.mark.parametrize(("taken", "backups"), [(True, 1), (False, 0), (None, 0)], ids=str)
 def test_sql_server_s_backups(here: Stage, taken: bool | None, backups: int) -> None:
     with standin(here, "sqlserver") as at:
-        status, report = at.report(at.policy(textwrap.dedent(sql_server("metadata")(at)), taken=taken))
+        text = textwrap.dedent(SETTINGS["sql-server metadata"](at))
+        status, report = at.report(at.policy(text, taken=taken))
         assert len(at.look("backups")) == backups
         assert (status, report["stuck"], at.look("suspended")) == (6 if taken is False else 0, [], [])
