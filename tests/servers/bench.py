@@ -3,8 +3,9 @@
     python -m tests.servers.bench [--rounds N | --quick] [--keep] [--binary PATH] [NAME...]
 
 Each server runs on an ext4 filesystem of its own and is written to by several processes, while the
-compiled pair of scripts holds and releases it. Then five of them are held at once, without writers:
-what counts is how long that takes, against the slowest of them alone. Needs root.
+compiled pair of scripts holds and releases it; the longest pause of any writer meanwhile is held against
+the longest before. Then five of them are held at once, without writers: what counts is how long that
+takes, against the slowest of them alone. Needs root.
 """
 
 from __future__ import annotations
@@ -37,15 +38,29 @@ FIVE = ("postgresql-backup", "mariadb-stages", "mysql-instance", "redis-rdb", "s
 
 KEPT = Path(__file__).parents[1] / "bench" / "figures" / "servers.md"
 
+HANDED_OFF = 0.2
+"""Seconds between the two scripts: the snapshot's time."""
+
 _TIMING = "[timing]\nquiesce = 20\nretries = 0\nhold = 70\nrelease = 10\n"
 
 
 @dataclass(slots=True)
 class Times:
-    """Seconds, a round each: from the pre-script's start to held, from the post-script's to written again."""
+    """Seconds, a round each.
+
+    From the pre-script's start to ``held``, from the post-script's to ``written`` again by every writer;
+    the longest pause between two commits of a writer, between those (``stood``) and before (``usual``).
+    """
 
     held: list[float] = field(default_factory=list)
     written: list[float] = field(default_factory=list)
+    stood: list[float] = field(default_factory=list)
+    usual: list[float] = field(default_factory=list)
+
+    def line(self) -> str:
+        """The columns of the table."""
+        spreads = "".join(_column(values) for values in (self.held, self.written))
+        return spreads + "".join(f" {statistics.median(each):>7.3f}" for each in (self.stood, self.usual))
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,10 +120,15 @@ def measure(on: Ground, command: Sequence[str], rounds: int) -> Times:
         for _ in range(rounds):
             with load(on.engine, on.server, here.folder, next(on.runs)) as writing:
                 writing.wait_for(20)
+                time.sleep(0.5)
+                begun = time.monotonic()
                 times.held.append(pair.hold())
-                time.sleep(0.2)
-                begun = pair.release()
-                times.written.append(writing.first_after(begun, 10) - begun)
+                time.sleep(HANDED_OFF)
+                released = pair.release()
+                written = writing.first_after(released, 10)
+                times.written.append(written - released)
+                times.stood.append(writing.longest_stall(begun, written))
+                times.usual.append(writing.longest_stall(until=begun))
     return times
 
 
@@ -134,8 +154,10 @@ def report(command: Sequence[str], rounds: int, names: Sequence[str] = ()) -> li
         said.append(line)
         print(line, flush=True)
 
-    say("seconds: from the pre-script's start to held, from the post-script's until all writers wrote again")
-    say(f"{'server':<24} {'held':>7} {'(min to max)':>17} {'written':>7} {'(min to max)':>17}")
+    say("seconds: from the pre-script's start to held, from the post-script's until all writers wrote again;")
+    say("the longest pause of any writer from the one to the other, and before")
+    spread = "(min to max)"
+    say(f"{'server':<24} {'held':>7} {spread:>17} {'written':>7} {spread:>17} {'pause':>7} {'before':>7}")
     chosen = [engine for engine in engines() if not names or engine.name in names]
     for engine in chosen:
         if missing := engine.missing():
@@ -143,7 +165,7 @@ def report(command: Sequence[str], rounds: int, names: Sequence[str] = ()) -> li
             continue
         with ground(engine, "ext4") as on:
             times = measure(on, command, rounds)
-        say(f"{engine.name:<24}{''.join(_column(values) for values in (times.held, times.written))}")
+        say(f"{engine.name:<24}{times.line()}")
     if not names:
         say("")
         report_five(command, rounds, say)
@@ -179,7 +201,8 @@ def page(on: Machine, tables: Sequence[str]) -> str:
 
 Medians. Each server is on an ext4 filesystem of its own and written to by several processes; the compiled
 pair of scripts holds and releases it, and nothing is frozen. "Written" ends once every writer has committed
-again. Then five servers alone and in one plan, without writers.
+again. The two scripts are {HANDED_OFF} s apart: where writers stand still, so much of their pause is the
+snapshot's time. Then five servers alone and in one plan, without writers.
 
 ```
 {figures}

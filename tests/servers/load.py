@@ -35,6 +35,10 @@ class Load:
         for writer in self.writers:
             writer.wait_for(more, seconds)
 
+    def longest_stall(self, since: float = 0.0, until: float = float("inf")) -> float:
+        """Longest seconds between two commits of any writer, of which any part lies between the two times."""
+        return max(each.longest_stall(since, until) for each in self.ledgers)
+
     def first_after(self, moment: float, seconds: float) -> float:
         """When the first commit sent at or after ``moment``, or waiting then, was acknowledged after it.
 
