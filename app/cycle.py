@@ -19,7 +19,7 @@ from app.host import hazards
 from app.host.fork import keep_in_children
 from app.host.mounts import Mount, read_mounts, resource_devices, select, select_for_extension
 from app.paths import CONFIG_DIRECTORY, Paths
-from app.plan import Plan
+from app.plan import Outcome, Plan
 
 Progress = Callable[[str], None]
 
@@ -166,7 +166,7 @@ def run(plan: Plan, paths: Paths, progress: Progress) -> report.Report:
         try:
             taken = _held(plan, held, provider, context, bool(targets) and not sync_only, progress)
             held.thaw()
-            held.release("taken" if taken is not None and provider.takes_snapshot else "none")
+            held.release(Outcome.TAKEN if taken is not None and provider.takes_snapshot else Outcome.NONE)
         except BaseException as error:
             # An interrupt by the operator, or a bug of ours: nothing stays held, and the report says why.
             held.abandon("interrupted" if isinstance(error, KeyboardInterrupt) else f"our bug: {error!r}")

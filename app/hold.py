@@ -24,7 +24,7 @@ from app.host.precedence import give_precedence_back, take_precedence
 from app.journal import Journal
 from app.manifest import Manifest
 from app.paths import Paths
-from app.plan import Application, Plan
+from app.plan import Application, Outcome, Plan
 from app.recipe import all_steps
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -71,6 +71,21 @@ def take_lock(paths: Paths) -> int:
     return descriptor
 
 
+def is_locked(paths: Paths) -> bool:
+    """Whether a process of a hold still has the lock; nothing is made. Raises PermissionError."""
+    try:
+        descriptor = os.open(paths.lock, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
 def open_targets(mounts: Sequence[Mount]) -> list[Target]:
     """Open every filesystem to freeze, before the hold. Raises HostUnfit."""
     return [Target(mount, open_mount(mount)) for mount in mounts]
@@ -101,8 +116,8 @@ class Hold:
         stuck: list[str] = self._ask("thaw").get("stuck", [])
         return stuck
 
-    def release(self, outcome: str = "none") -> None:
-        """Prove, release, and see the holder end; ``outcome`` as in ``app.plan.OUTCOME``."""
+    def release(self, outcome: Outcome = Outcome.NONE) -> None:
+        """Prove, release, and see the holder end."""
         self._ask("release", outcome=outcome)
         self._settle()
 

@@ -34,7 +34,7 @@ from app.journal import Journal
 from app.keepers import GRACE, SILENT_BEATS, Keepers
 from app.manifest import Manifest
 from app.paths import Paths
-from app.plan import Plan
+from app.plan import Outcome, Plan
 from app.watchdog import TICK, Watchdog
 
 THAW_STACK = 1 << 18
@@ -74,7 +74,7 @@ class Holder:
         self._phase = "idle"  # idle, quiescing, held, releasing, done
         self._request = ""  # what the client waits for
         self._broken = ""
-        self._outcome = "none"  # what became of the snapshot
+        self._outcome = Outcome.NONE
         self._rollback = False
         self._thawing = False
         self._detached = False
@@ -196,7 +196,7 @@ class Holder:
         elif order == "thaw":
             self._in_thread("thaw", self._filesystems.thaw)
         elif order == "release":
-            self._outcome = message["outcome"]
+            self._outcome = Outcome(message["outcome"])
             self._begin_release()
         elif order == "abandon":
             self._break(message["reason"])
@@ -227,7 +227,7 @@ class Holder:
             return
         elif self._detached:
             self._journal.note("collected")
-            self._outcome = "handed off"
+            self._outcome = Outcome.HANDED_OFF
             self._begin_release()
         else:
             self._break("the post-script came before everything was held")
@@ -344,7 +344,7 @@ class Holder:
             self._in_thread("release", self._filesystems.thaw)
 
     def _release(self) -> None:
-        if not self._keepers.release("none" if self._broken else self._outcome):
+        if not self._keepers.release(Outcome.NONE if self._broken else self._outcome):
             return
         if self._rollback and self._kind == "run" and not self._broken and self._client is not None:
             # The policy may want a snapshot of the filesystems all the same: the client decides.

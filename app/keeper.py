@@ -25,7 +25,7 @@ from app.host.memory import stay_resident
 from app.journal import Journal
 from app.masking import mask_all
 from app.mechanisms import Abandoned, StepFailed, Waiter
-from app.plan import OUTCOME, Application, Variant
+from app.plan import OUTCOME, Application, Outcome, Variant
 from app.recipe import Recipe, all_steps, choose, describe
 
 BEAT = 0.1
@@ -194,7 +194,7 @@ class Keeper:
         try:
             self._note("releasing")
             if any(OUTCOME in step.when for step in self._variant.release):
-                self._recipe.saved[OUTCOME] = message.get("outcome", "none")
+                self._recipe.saved[OUTCOME] = message.get("outcome", Outcome.NONE)
             self._steps("release", self._variant.release, deadline)
         except (StepFailed, Abandoned, StillframeError, OSError) as error:
             self._note("release_failed", reason=str(error) or "given up")

@@ -19,7 +19,7 @@ from app.host.life import Started
 from app.journal import Journal, read, saved_answers
 from app.keeper import ALONE, Keeper
 from app.paths import Paths
-from app.plan import Application, Plan
+from app.plan import Application, Outcome, Plan
 
 PAUSE = 1.0
 """Seconds between two attempts to quiesce."""
@@ -214,11 +214,8 @@ class Keepers:
                 else:
                     self._order(kept, "verify", "verifying", kept.application.timing.release)
 
-    def release(self, outcome: str) -> bool:
-        """Release each once all that came after it are released; True when all are, or have failed.
-
-        ``outcome``: what became of the snapshot (``app.plan.OUTCOME``).
-        """
+    def release(self, outcome: Outcome) -> bool:
+        """Release each once all that came after it are released; True when all are, or have failed."""
         if any(k.state in ("held", "verifying", "connecting", "quiescing") for k in self._all):
             return False
         for kept in self._all:
@@ -227,7 +224,7 @@ class Keepers:
             later = [k for k in self._all if kept.name in k.application.after]
             ready = not any(k.state in (*_KEPT, *_BUSY) for k in later)
             if kept.state in ("verified", "unverified") and ready:
-                told = outcome if kept.state == "verified" else "none"
+                told = outcome if kept.state == "verified" else Outcome.NONE
                 self._order(kept, "release", "releasing", kept.application.timing.release, outcome=told)
         return not any(k.state in (*_KEPT, *_BUSY) for k in self._all)
 

@@ -38,9 +38,19 @@ class Level(enum.IntEnum):
         return self.name.lower()
 
 
+class Outcome(enum.StrEnum):
+    """What became of the snapshot, for a server that is told at its release.
+
+    ``HANDED_OFF``: to the extension, which tells nobody; ``NONE``: not taken, or the hold is not proven.
+    """
+
+    TAKEN = "taken"
+    HANDED_OFF = "handed off"
+    NONE = "none"
+
+
 OUTCOME = "outcome"
-"""What a step of ``release`` may depend on (``when``), for a server that is told what became of the snapshot:
-"taken"; "handed off" to the extension, which tells nobody; "none": not taken, or the hold is not proven."""
+"""The name under which a step of ``release`` may depend on it (``when``)."""
 
 
 @dataclass(frozen=True, slots=True)

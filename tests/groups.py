@@ -10,6 +10,36 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+_RECIPE = """\
+[cgroup]
+groups = ["{name}"]
+[[quiesce]]
+mechanism = "cgroup"
+action = "note"
+save = "before"
+[[quiesce]]
+mechanism = "cgroup"
+action = "freeze"
+was = "{{before}}"
+{more}[[verify]]
+mechanism = "cgroup"
+action = "verify"
+proof = true
+[[release]]
+mechanism = "cgroup"
+action = "thaw"
+was = "{{before}}"
+[[recover]]
+mechanism = "cgroup"
+action = "thaw"
+was = "{{before}}"
+"""
+
+
+def recipe(name: str, more: str = "") -> str:
+    """The part of a policy that freezes a group for the hold; ``more``: further steps, after the freeze."""
+    return _RECIPE.format(name=name, more=more)
+
 
 @dataclass(frozen=True, slots=True)
 class Group:

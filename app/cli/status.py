@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import sys
 import time
@@ -10,7 +9,7 @@ from typing import Any
 
 import click
 
-from app import history, journal
+from app import history, hold, journal
 from app.cli.output import emit, json_option
 from app.errors import Exit
 from app.narrate import headline
@@ -32,7 +31,7 @@ def command(as_json: bool) -> None:
 
 def _state(where: Paths) -> dict[str, Any]:
     events = journal.read(where.journal)
-    running = _locked(where)
+    running = hold.is_locked(where)
     begin = journal.beginning(events)
     over = journal.ended(events)
     frozen, quiesced = journal.frozen_mounts(events), journal.quiesced_applications(events)
@@ -55,20 +54,6 @@ def _state(where: Paths) -> dict[str, Any]:
         if last is None
         else {k: last[k] for k in ("number", "started", "kind", "requested", "achieved", "exit")},
     }
-
-
-def _locked(where: Paths) -> bool:
-    try:
-        descriptor = os.open(where.lock, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
 
 
 def _words(found: dict[str, Any]) -> str:

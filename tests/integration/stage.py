@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
@@ -18,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from app import history, journal
+from app import history, hold, journal
 from app.paths import Paths, paths
 from tests import ledger
 
@@ -100,17 +99,7 @@ class Stage:
 
     def is_locked(self) -> bool:
         """Whether a hold still has the lock."""
-        try:
-            descriptor = os.open(self.paths.lock, os.O_RDWR | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return False
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return True
-        finally:
-            os.close(descriptor)
-        return False
+        return hold.is_locked(self.paths)
 
     def wait_until_free(self, seconds: float) -> float:
         """Seconds until no hold has the lock. Raises AssertionError after ``seconds``."""

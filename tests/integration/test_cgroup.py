@@ -19,32 +19,10 @@ from tests.integration.stage import Stage, stage
 
 pytestmark = [pytest.mark.integration, pytest.mark.root]
 
-POLICY = """
+_POLICY = """
 name = "orders"
 level = "crash"
-[cgroup]
-groups = ["{name}"]
-[[quiesce]]
-mechanism = "cgroup"
-action = "note"
-save = "before"
-[[quiesce]]
-mechanism = "cgroup"
-action = "freeze"
-was = "{{before}}"
-[[verify]]
-mechanism = "cgroup"
-action = "verify"
-proof = true
-[[release]]
-mechanism = "cgroup"
-action = "thaw"
-was = "{{before}}"
-[[recover]]
-mechanism = "cgroup"
-action = "thaw"
-was = "{{before}}"
-[timing]
+{recipe}[timing]
 quiesce = 5
 retries = 0
 hold = 20
@@ -55,6 +33,11 @@ enabled = false
 provider = "none"
 seconds = {seconds}
 """
+
+
+def policy(group: Group, seconds: float) -> str:
+    """A policy that freezes it for so long."""
+    return _POLICY.format(recipe=groups.recipe(group.name), seconds=seconds)
 
 
 @pytest.fixture(params=[1, 2], ids=["v1", "v2"])
@@ -115,7 +98,7 @@ def test_thawed_and_frozen_again_is_seen(group: Group) -> None:
 
 def test_what_somebody_else_froze_stays_frozen(group: Group, here: Stage) -> None:
     group.freeze(frozen=True)
-    status, report = here.run(here.policy(POLICY.format(name=group.name, seconds=0)))
+    status, report = here.run(here.policy(policy(group, 0)))
     assert "frozen already, by somebody else" in str(report["because"])
     assert (status, report["applications"][0]["held"]) == (0, False), "crash is what it is without a hold too"
     assert not group.is_at_work()
@@ -123,7 +106,7 @@ def test_what_somebody_else_froze_stays_frozen(group: Group, here: Stage) -> Non
 
 
 def test_a_hold_gives_crash_and_no_more(group: Group, here: Stage) -> None:
-    cycle = here.start("run", "--json", here.policy(POLICY.format(name=group.name, seconds=1)))
+    cycle = here.start("run", "--json", here.policy(policy(group, 1)))
     cycle.when("snapshot_begin")
     assert not group.is_at_work()
     assert cycle.wait() == 0, cycle.output
@@ -135,7 +118,7 @@ def test_a_hold_gives_crash_and_no_more(group: Group, here: Stage) -> None:
 
 @pytest.mark.parametrize("who", ["keeper", "holder", "watchdog", "app"])
 def test_whoever_is_killed_it_is_thawed(group: Group, here: Stage, who: str) -> None:
-    cycle = here.start("run", "--json", here.policy(POLICY.format(name=group.name, seconds=5)))
+    cycle = here.start("run", "--json", here.policy(policy(group, 5)))
     victim = cycle.pid(who)
     cycle.when("snapshot_begin")
     assert not group.is_at_work(0.1)
@@ -149,7 +132,7 @@ def test_whoever_is_killed_it_is_thawed(group: Group, here: Stage, who: str) -> 
 def test_whoever_dies_in_it_ends_the_hold(group: Group, here: Stage) -> None:
     if not (group.folder / "cgroup.freeze").exists():
         pytest.skip("version 1 tells of no changes")
-    cycle = here.start("run", "--json", here.policy(POLICY.format(name=group.name, seconds=5)))
+    cycle = here.start("run", "--json", here.policy(policy(group, 5)))
     cycle.when("snapshot_begin")
     for pid in (group.folder / "cgroup.procs").read_text().split():
         os.kill(int(pid), signal.SIGKILL)

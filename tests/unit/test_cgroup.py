@@ -9,34 +9,10 @@ import pytest
 from app.errors import HostUnfit
 from app.mechanisms import Waiter, cgroup
 from app.plan import Step
+from tests import groups
 from tests.unit.policy.write import Folder
 
-POLICY = """
-version = 1
-name = "a"
-[cgroup]
-groups = ["{name}"]
-[[quiesce]]
-mechanism = "cgroup"
-action = "note"
-save = "before"
-[[quiesce]]
-mechanism = "cgroup"
-action = "freeze"
-was = "{{before}}"
-[[verify]]
-mechanism = "cgroup"
-action = "verify"
-proof = true
-[[release]]
-mechanism = "cgroup"
-action = "thaw"
-was = "{{before}}"
-[[recover]]
-mechanism = "cgroup"
-action = "thaw"
-was = "{{before}}"
-"""
+HEAD = 'version = 1\nname = "a"\n'
 
 SECOND_NAMES = [
     "a//b",
@@ -58,7 +34,7 @@ SECOND_NAMES = [
 @pytest.mark.parametrize("name", SECOND_NAMES)
 def test_a_second_name_of_a_group_does_not_compile(name: str, tmp_path: Path) -> None:
     folder = Folder(tmp_path)
-    folder.write(POLICY.format(name=name))
+    folder.write(HEAD + groups.recipe(name))
     assert list(folder.problems()) == ["cgroup.groups[0]"]
 
 
@@ -67,7 +43,7 @@ def test_a_second_name_of_a_group_does_not_compile(name: str, tmp_path: Path) ->
 )
 def test_a_plain_name_compiles(name: str, tmp_path: Path) -> None:
     folder = Folder(tmp_path)
-    folder.write(POLICY.format(name=name))
+    folder.write(HEAD + groups.recipe(name))
     assert folder.problems() == {}
 
 

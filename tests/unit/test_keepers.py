@@ -14,6 +14,7 @@ from app.host.fork import Child
 from app.journal import Journal
 from app.keepers import Keepers
 from app.paths import paths
+from app.plan import Outcome
 from tests.unit import plans
 
 
@@ -90,9 +91,9 @@ def test_one_after_the_other(ground: Ground) -> None:
     ground.keepers.abandon()
     ground.keepers.verify(broken=False)
     ground.hear("verify")
-    assert not ground.keepers.release("none")
+    assert not ground.keepers.release(Outcome.NONE)
     ground.hear("release")
-    assert ground.keepers.release("none")
+    assert ground.keepers.release(Outcome.NONE)
 
 
 @pytest.mark.parametrize("broken", [True, False])
@@ -105,10 +106,10 @@ def test_quiesced_just_as_all_is_given_up(ground: Ground, broken: bool) -> None:
     ground.hear("quiesce", "db")
     if not broken:
         ground.hear("verify", "web")
-    assert not ground.keepers.release("none")
+    assert not ground.keepers.release(Outcome.NONE)
     assert [keeper.told() for keeper in ground.far.values()] == [["release"], ["release"]]
     ground.hear("release")
-    assert ground.keepers.release("none")
+    assert ground.keepers.release(Outcome.NONE)
     assert ground.lost == []
 
 
@@ -123,7 +124,7 @@ def test_a_deadline_ends_with_its_hold(ground: Ground) -> None:
     assert ground.keepers.deadline() == ground.deadlines[-1] == web.held_since + 60
     ground.keepers.abandon()
     ground.keepers.verify(broken=True)
-    ground.keepers.release("none")
+    ground.keepers.release(Outcome.NONE)
     ground.hear("release", "web")
     assert ground.keepers.deadline() == ground.deadlines[-1] == float("inf")
 
@@ -149,14 +150,14 @@ def test_what_could_not_be_undone_is_tried_again_at_the_release(ground: Ground) 
     ground.hear("quiesce")
     ground.keepers.abandon()
     ground.keepers.verify(broken=True)
-    ground.keepers.release("none")
+    ground.keepers.release(Outcome.NONE)
     ground.hear("release", "web")
     ground.far["db"].told()
     for _ in range(2):
         ground.far["db"].says("done", order="release", ok=False, reason="no", left=True)
         ground.keepers.heed(next(k for k in ground.keepers._all if k.name == "db"))
-        assert not ground.keepers.release("none")
+        assert not ground.keepers.release(Outcome.NONE)
         assert ground.far["db"].told() == ["recover"]
     ground.far["db"].says("done", order="recover", ok=False, reason="no", left=True)
     ground.keepers.heed(next(k for k in ground.keepers._all if k.name == "db"))
-    assert ground.keepers.release("none"), "not for ever"
+    assert ground.keepers.release(Outcome.NONE), "not for ever"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests import groups
 from tests.vm import orders, units
 from tests.vm.machine import Machine
 from tests.vm.units import Cut
@@ -42,33 +43,11 @@ provider = "none"
 seconds = 1
 """
 
-FROZEN = """\
+FROZEN = f"""\
 version = 1
 name = "ledger"
 level = "crash"
-[cgroup]
-groups = ["system.slice/ledger.service"]
-[[quiesce]]
-mechanism = "cgroup"
-action = "note"
-save = "before"
-[[quiesce]]
-mechanism = "cgroup"
-action = "freeze"
-was = "{before}"
-[[verify]]
-mechanism = "cgroup"
-action = "verify"
-proof = true
-[[release]]
-mechanism = "cgroup"
-action = "thaw"
-was = "{before}"
-[[recover]]
-mechanism = "cgroup"
-action = "thaw"
-was = "{before}"
-[timing]
+{groups.recipe("system.slice/ledger.service")}[timing]
 hold = 120
 [snapshot]
 provider = "none"
