@@ -66,6 +66,8 @@ _PATTERNS = {
     "skip": "full paths of mount points, without , ; % # or a line break in them, or a blank at an end: "
     "the extension's list in vmbackup.conf cannot carry those",
     "manifest": "full paths of files",
+    "groups": "paths of control groups as in /proc/PID/cgroup, such as system.slice/orders.service, "
+    "without . or .. in them",
     "version": 'comparisons with a space between, such as ">=150000 <160000"',
     "save": "small letters, digits and _, perhaps with :hex at the end",
     "mark": "a line with {mark} in it",
