@@ -47,7 +47,7 @@ test-all: dist/app
 
 test-servers: dist/app
 	@build/bootstrap.sh binary lint servers test
-	@STILLFRAME_TEST_SERVERS=full $(VENV)/python -m pytest $(ARGS) tests/servers
+	@STILLFRAME_TEST=full STILLFRAME_TEST_SERVERS=full $(VENV)/python -m pytest $(ARGS) tests/servers
 
 lint:
 	@build/bootstrap.sh lint
