@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -63,6 +64,25 @@ class Ground:
         argv = ["cp", "--sparse=always", str(self.volume.image), str(self._copied)]
         provider = f'provider = "command"\nargv = {argv}'.replace("'", '"')
         return self.policy(here, f'mounts = ["{self.volume.mount}"]\ntimeout = 30', provider)
+
+    def noting(self, here: Stage) -> Path:
+        """The same, and the manifest is on the server's own filesystem, beside its data folder."""
+        chosen = self.snapshot(here)
+        chosen.write_text(f"{chosen.read_text()}manifest = {json.dumps(str(self.manifest))}\n")
+        return chosen
+
+    @property
+    def manifest(self) -> Path:
+        """Where ``noting`` puts it. In a copy: beside the data folder, under the same name."""
+        return self.server.data.with_name("held.json")
+
+    def noted(self, data: Path) -> dict[str, str]:
+        """The answers that the manifest in a copy holds: all that who has nothing but the copy can know."""
+        found = json.loads((data.parent / self.manifest.name).read_text())
+        assert (found["complete"], found["achieved"]) == (False, None), "written before the freeze"
+        (application,) = found["applications"]
+        saved: dict[str, str] = application["saved"]
+        return saved
 
     @contextlib.contextmanager
     def copy(self, report: dict[str, Any]) -> Iterator[Path]:

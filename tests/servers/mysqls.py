@@ -111,5 +111,40 @@ def make_tables(server: MySQLServer, engine: str = "InnoDB") -> None:
         server.query(f"USE {DATABASE}; {made}")
 
 
+NOTES = (
+    f"CREATE TABLE {DATABASE}.notes"
+    " (id INT AUTO_INCREMENT PRIMARY KEY, body VARCHAR(200), KEY (body)) ENGINE=MyISAM"
+)
+"""A table without a log, with an index."""
+
+
+@contextlib.contextmanager
+def notes(server: MySQLServer) -> Iterator[None]:
+    """That table, for as long as the context lasts, and a client that inserts into it."""
+    server.query(NOTES)
+    try:
+        with taking_notes(server):
+            yield
+    finally:
+        server.query(f"DROP TABLE {DATABASE}.notes")
+
+
+@contextlib.contextmanager
+def taking_notes(server: MySQLServer) -> Iterator[None]:
+    """A client that inserts into that table, one row a statement, until the context ends."""
+    argv = [server.client, *CLIENT, f"--socket={server.socket}", f"--user={CUSTOMER}", DATABASE]
+    insert = "INSERT INTO notes (body) VALUES (UUID());"
+    # What is in the pipe at the end is still inserted.
+    with subprocess.Popen(["yes", insert], stdout=subprocess.PIPE, pipesize=4096) as feed:
+        # The last line may be half a one, which the client complains of.
+        silent = subprocess.DEVNULL
+        client = subprocess.Popen(argv, stdin=feed.stdout, stdout=silent, stderr=silent)
+        try:
+            yield
+        finally:
+            feed.kill()
+            client.wait(60)
+
+
 def _environ() -> dict[str, str]:
     return {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "HOME": "/nonexistent"}

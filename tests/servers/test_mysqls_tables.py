@@ -17,7 +17,7 @@ from tests.integration.stage import Stage, stage
 from tests.servers.conftest import full_form, of
 from tests.servers.engines import mariadb, mysql
 from tests.servers.ground import Ground
-from tests.servers.mysqls import CLIENT, CUSTOMER, DATABASE, KEEPER, MySQLServer
+from tests.servers.mysqls import CLIENT, DATABASE, KEEPER, MySQLServer, notes
 
 pytestmark = [pytest.mark.integration, pytest.mark.root, pytest.mark.slow]
 
@@ -29,25 +29,6 @@ def server_of(grounded: Ground) -> MySQLServer:
     """The server, as what it is."""
     assert isinstance(grounded.server, MySQLServer)
     return grounded.server
-
-
-@contextlib.contextmanager
-def notes(server: MySQLServer) -> Iterator[None]:
-    """A MyISAM table with an index, for as long as the context lasts, and a client that inserts into it."""
-    server.query(
-        f"CREATE TABLE {DATABASE}.notes"
-        " (id INT AUTO_INCREMENT PRIMARY KEY, body VARCHAR(200), KEY (body)) ENGINE=MyISAM"
-    )
-    argv = [server.client, *CLIENT, f"--socket={server.socket}", f"--user={CUSTOMER}", DATABASE]
-    insert = "INSERT INTO notes (body) VALUES (UUID());"
-    with subprocess.Popen(["yes", insert], stdout=subprocess.PIPE) as feed:
-        client = subprocess.Popen(argv, stdin=feed.stdout, stdout=subprocess.DEVNULL)
-        try:
-            yield
-        finally:
-            feed.kill()
-            client.wait(60)
-            server.query(f"DROP TABLE {DATABASE}.notes")
 
 
 def wait_for_rows(server: MySQLServer, rows: int) -> None:
