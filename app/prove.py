@@ -17,7 +17,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from app import mechanisms
@@ -41,12 +41,16 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """Whether the copy works, why not, and each check with its length in seconds."""
+    """Whether the copy works, why not, and each check with its length in seconds.
+
+    ``found``: the answers that its checks save, such as where in its logs the copy stands.
+    """
 
     proven: bool
     reason: str
     server_seconds: float | None
     checks: tuple[dict[str, Any], ...]
+    found: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """JSON values."""
@@ -55,6 +59,7 @@ class Proof:
             "reason": self.reason,
             "server_seconds": self.server_seconds,
             "checks": list(self.checks),
+            "found": dict(self.found),
         }
 
 
@@ -249,7 +254,8 @@ class _Trial:
                 reason = (
                     self._stop(server) or reason if not reason else reason + self._tail(self._stop(server))
                 )
-        return Proof(not reason, mask(reason), seconds, tuple(mask_all(self._checks)))
+        found = mask_all(self._connections.saved)
+        return Proof(not reason, mask(reason), seconds, tuple(mask_all(self._checks)), found)
 
     def _options(self, name: str, table: Mapping[str, Any]) -> dict[str, Any]:
         # What the mechanism itself puts in the place of a private file's name stays as it is.

@@ -11,6 +11,7 @@ from app import compiler, prove
 from app.cli.output import emit, json_option, tell
 from app.cli.policies import read_trusted
 from app.errors import Exit, Misused
+from app.masking import shorten
 
 
 @click.command()
@@ -35,6 +36,7 @@ def command(policy: str, data: str, as_json: bool) -> None:
         raise Misused(f"{policy}: has no application to prove")
     proof = prove.prove(plan.applications[0], data, tell)
     what = f"{plan.applications[0].name}: {'proven' if proof.proven else f'NOT proven: {proof.reason}'}"
+    what += "".join(f"\n  {name:16} {shorten(value)}" for name, value in sorted(proof.found.items()) if value)
     emit(
         {"application": plan.applications[0].name, "data": os.path.realpath(data), **proof.to_json()},
         what,

@@ -134,11 +134,13 @@ def test_positions(grounded: Ground, here: Stage) -> None:
     where = server.query("SHOW BINARY LOG STATUS" if is_mysql else "SHOW MASTER STATUS").split("\t")
     (application,) = report["applications"]
     saved = application["saved"]
-    assert [saved["binlog_file"], saved["binlog_position"]] == where[:2]
-    if is_mysql:
-        assert saved["gtid_executed"] == server.query("SELECT @@global.gtid_executed").strip()
-        assert int(saved["innodb_lsn"]) > 0
-    else:
+    ends = ("_before", "_after") if is_mysql else ("",)
+    for end in ends:
+        assert [saved[f"binlog_file{end}"], saved[f"binlog_position{end}"]] == where[:2]
+        if is_mysql:
+            assert saved[f"gtid_executed{end}"] == server.query("SELECT @@global.gtid_executed").strip()
+            assert int(saved[f"innodb_lsn{end}"]) > 0
+    if not is_mysql:
         assert saved["gtid_binlog_pos"] == server.query("SELECT @@gtid_binlog_pos").strip()
     assert application["role"] == "primary"
 

@@ -109,7 +109,8 @@ def _programs() -> tuple[Path, list[str]]:
     root = debian.system("sid", *PACKAGES)
     assert isinstance(root, Path), root
     server, *_ = [
-        debian.program(root, f"/usr/{name}") for name in ("sbin/mysqld", "bin/mysql", "bin/mysqlcheck")
+        debian.program(root, f"/usr/{name}")
+        for name in ("sbin/mysqld", "bin/mysql", "bin/mysqlcheck", "bin/mysqlbinlog")
     ]
     share = root / "usr/share/mysql"
     return server.parent, [
