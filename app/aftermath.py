@@ -107,7 +107,13 @@ class Aftermath:
         self.manifest(found)
 
     def manifest(self, found: Report) -> None:
-        """Write the manifests anew, with what is known now. Never raises."""
+        """Write the manifests anew, with what is known now. Never raises.
+
+        A journal that does not tell how its hold began is of a restart, or of a restored machine, where the
+        manifest of that hold stands as it was in the snapshot: nothing is known that it does not say.
+        """
+        if not found["hold"]:
+            return
         try:
             places = Manifest(self._plan, self._paths)
         except (StillframeError, OSError) as error:

@@ -137,3 +137,23 @@ def test_a_folder_of_somebody_else_is_refused(app_command: list[str]) -> None:
         assert status == 4, errors
         assert str(folder) in errors
         assert not (here.folder / "n").exists(), "nothing was quiesced"
+
+
+def test_a_restored_machine_keeps_it(app_command: list[str]) -> None:
+    """What a snapshot holds of the hold is undone at its first boot, and the positions in it stay."""
+    with stage(app_command) as here, stage(app_command) as restored, scratch.filesystem("ext4", 64) as volume:
+        restored.prefix.mkdir(mode=0o755)
+        argv = json.dumps(["cp", "--archive", str(here.prefix / "var"), str(restored.prefix)])
+        manifest = volume.mount / "held.json"
+        snapshot = f'provider = "command"\nargv = {argv}'
+        policy = write(here, mounts=f'mounts = ["{volume.mount}"]', manifest=manifest, snapshot=snapshot)
+        status, report = here.run(policy)
+        assert status == 0, report
+        inside, beside = read(Path(restored.paths.manifest)), read(manifest)
+        assert inside["applications"][0]["saved"] == {"position": "0"}
+        assert Path(restored.paths.outstanding).exists(), "taken in mid-hold"
+        status, output, errors = restored.app("recover", "--json")
+        assert (status, json.loads(output)["released"]) == (0, ["count"]), errors
+        assert read(Path(restored.paths.manifest)) == inside
+        assert read(manifest) == beside
+        assert not restored.app("recover")[0]
