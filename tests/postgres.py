@@ -8,6 +8,7 @@ import pwd
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,13 @@ class Postgres:
     def committed(self) -> set[int]:
         """Numbers of the commits of ``tests.ledger``'s writer."""
         return {int(line) for line in self.query("SELECT number FROM ledger").split()}
+
+    def wait_until_promoted(self, seconds: float = 30) -> None:
+        """Wait until recovery is over. Raises AssertionError."""
+        give_up = time.monotonic() + seconds
+        while self.query("SELECT pg_is_in_recovery()") == "t\n":
+            assert time.monotonic() < give_up
+            time.sleep(0.02)
 
 
 def programs() -> Path | None:

@@ -129,7 +129,7 @@ def test_frozen_copy_misses_no_commit(here: Stage, ground: Ground, mode: str) ->
         # The stop came after all that was acknowledged before the release.
         assert not noted.missing_from(found, at(events, "releasing"))
     else:
-        assert set(application["saved"]) == {"wal_lsn"}
+        assert set(application["saved"]) == {"wal_lsn_before", "wal_lsn_after"}
     for path in (copy, second):
         path.unlink()
     print(f"{mode}: {len(noted.entries)} commits, {len(found)} of them in the copy")

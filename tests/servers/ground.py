@@ -85,8 +85,11 @@ class Ground:
         return saved
 
     @contextlib.contextmanager
-    def copy(self, report: dict[str, Any]) -> Iterator[Path]:
-        """The data folder in a writable clone of the snapshot that was reported; gone afterwards."""
+    def copy(self, report: dict[str, Any], *, in_place: bool = False) -> Iterator[Path]:
+        """The data folder in a writable clone of the snapshot that was reported; gone afterwards.
+
+        ``in_place``: at the path of the original, which must not run (not on btrfs).
+        """
         mount, name = self.volume.image.with_name("restored"), self.server.data.name
         with contextlib.ExitStack() as stack:
             if self.volume.kind == "btrfs":
@@ -97,8 +100,11 @@ class Ground:
                 yield clone / name
                 return
             stack.callback(self._copied.unlink)
-            mount.mkdir()
-            stack.callback(mount.rmdir)
+            if in_place:
+                mount = self.volume.mount
+            else:
+                mount.mkdir()
+                stack.callback(mount.rmdir)
             options = "rw,nouuid" if self.volume.kind == "xfs" else "rw"
             stack.enter_context(scratch.mounted(self._copied, mount, self.volume.kind, options))
             yield mount / name

@@ -2,92 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import shutil
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests import scratch
-from tests.integration import clusters
 from tests.integration.stage import Stage, stage
-from tests.postgres import Postgres
 from tests.servers.conftest import full_form
 from tests.servers.engine import Contents
-from tests.servers.engines.postgresql import PostgreSQL, PostgresServer
+from tests.servers.engines.postgresql import PostgreSQL
 from tests.servers.ground import Ground
 from tests.servers.load import load
+from tests.servers.standbys import Pair, pair
 
 pytestmark = [pytest.mark.integration, pytest.mark.root, pytest.mark.slow]
 
 ENGINE = PostgreSQL("backup")
 OLD = PostgreSQL("backup", "11")
-
-
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """A primary that is written to, and its standby on a filesystem of its own."""
-
-    primary: PostgresServer
-    standby: PostgresServer
-    ground: Ground
-    """The standby's."""
-
-    def wait_until_replayed(self, seconds: float = 20) -> None:
-        """Wait until all that the primary has written by now is replayed. Raises AssertionError."""
-        written = self.primary.instance.query("SELECT pg_current_wal_flush_lsn()").strip()
-        give_up = time.monotonic() + seconds
-        while self.standby.instance.query(f"SELECT pg_last_wal_replay_lsn() >= '{written}'") != "t\n":
-            assert time.monotonic() < give_up
-            time.sleep(0.02)
-
-
-@contextlib.contextmanager
-def pair(engine: PostgreSQL) -> Iterator[Pair]:
-    """Both run, and nothing is left to replay."""
-    missing = "needs root" if os.geteuid() != 0 else engine.missing()
-    if missing:
-        pytest.skip(missing)
-    with contextlib.ExitStack() as stack:
-        elsewhere = stack.enter_context(scratch.filesystem("ext4", 512))
-        volume = stack.enter_context(scratch.filesystem("ext4", 512))
-        primary = stack.enter_context(engine.server(elsewhere.mount / "primary"))
-        assert isinstance(primary, PostgresServer)
-        data = volume.mount / "standby"
-        follow(primary.instance, data, engine)
-        standby = stack.enter_context(engine.server(data, make=False))
-        assert isinstance(standby, PostgresServer)
-        made = Pair(primary, standby, Ground(engine, volume, standby))
-        made.wait_until_replayed()
-        yield made
-
-
-def follow(primary: Postgres, data: Path, engine: PostgreSQL) -> None:
-    """A copy of the primary that will stream from it."""
-    below = data.parent
-    shutil.chown(below, clusters.USER, clusters.USER)
-    clusters.as_server(
-        "pg_basebackup",
-        f"--dbname=host={primary.socket} port={primary.port} user={clusters.USER}",
-        f"--pgdata={data}",
-        "--wal-method=stream",
-        "--checkpoint=fast",
-    )
-    conninfo = f"host={primary.socket} port={primary.port} user={clusters.USER}"
-    if engine.version == "11":
-        text = f"standby_mode = on\nprimary_conninfo = '{conninfo}'\n"
-        (data / "recovery.conf").write_text(text)
-        shutil.chown(data / "recovery.conf", clusters.USER, clusters.USER)
-        return
-    (data / "standby.signal").touch()
-    shutil.chown(data / "standby.signal", clusters.USER, clusters.USER)
-    with (data / "postgresql.auto.conf").open("a") as file:
-        file.write(f"primary_conninfo = '{conninfo}'\n")
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +65,7 @@ def check_snapshot(here: Stage, on: Pair, mode: str) -> None:
         assert "BACKUP FROM: standby" in label
         assert label[0].startswith(f"START WAL LOCATION: {application['saved']['start_lsn']} ")
     else:
-        assert application["saved"].keys() == {"wal_lsn"}
+        assert application["saved"].keys() == {"wal_lsn_before", "wal_lsn_after"}
     with on.ground.copy(report) as data:
         status, output, errors = here.app("prove", chosen, "--data", data, "--json")
         assert status == 0, errors + output

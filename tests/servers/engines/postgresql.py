@@ -99,9 +99,18 @@ class PostgreSQL(Engine):
 
     @contextlib.contextmanager
     def server(self, data: Path, make: bool = True) -> Iterator[Server]:
+        with self.instance(data, make) as server:
+            yield server
+
+    @contextlib.contextmanager
+    def instance(
+        self, data: Path, make: bool = True, settings: str = "", log: Path | None = None
+    ) -> Iterator[PostgresServer]:
+        """The same, with further lines for its postgresql.conf, and a log of the test's."""
         programs = self._programs()
         assert isinstance(programs, Path)
-        with clusters.cluster(data, programs=programs, make=make, settings="max_wal_size = 96MB") as instance:
+        lines = f"max_wal_size = 96MB\n{settings}"
+        with clusters.cluster(data, programs=programs, make=make, settings=lines, log=log) as instance:
             if make:
                 for statement in sql.TABLES:
                     instance.query(statement)
