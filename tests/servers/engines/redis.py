@@ -113,6 +113,12 @@ class RedisServer(Server):
         with contextlib.closing(Client(str(self.address))) as client:
             return client.ask(*words)
 
+    def info(self, section: str) -> dict[str, str]:
+        """What INFO says of that."""
+        text = self.ask("INFO", section)
+        assert isinstance(text, str)
+        return dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+
     def contents(self) -> Contents:
         ledger, balances = self.ask("HKEYS", "ledger"), self.ask("HGETALL", "accounts")
         assert isinstance(ledger, list) and isinstance(balances, list)
@@ -165,6 +171,12 @@ class Redis(Engine):
 
     @contextlib.contextmanager
     def server(self, data: Path, make: bool = True) -> Iterator[Server]:
+        with self.instance(data, make) as server:
+            yield server
+
+    @contextlib.contextmanager
+    def instance(self, data: Path, make: bool = True, *options: str) -> Iterator[RedisServer]:
+        """The same, with further options for the server; on its socket only, where they name no port."""
         programs = self.programs()
         assert isinstance(programs, Programs), programs
         with private_folder("redis", programs.user) as folder:
@@ -184,6 +196,7 @@ class Redis(Engine):
             # A copy stays as it is while it is looked at.
             still = ["--save", "", "--auto-aof-rewrite-percentage", "0"]
             argv += ["--appendonly", self._appendonly, *(_OPTIONS[self._appendonly] if make else still)]
+            argv += options
             with running(argv, programs.user, folder / "output") as process:
                 server = RedisServer(data, address, programs, self._appendonly)
                 wait_for(lambda: server.ask("DBSIZE"), process, folder / "log", (OSError, Refused))
