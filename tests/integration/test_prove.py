@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -83,3 +85,20 @@ def test_files_are_written_before_their_folder_is_given_away(
     on_owner(lambda scratch: found.extend(f"{p.name} {p.owner()}" for p in scratch.iterdir()))
     assert "a line of the configuration" in reason(tmp_path), "the server could not read its own file"
     assert found == ["conf nobody"]
+
+
+def test_what_a_check_finds_is_told(
+    tmp_path: Path, run_app: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    """Where a copy stands is known to nobody but the copy."""
+    policy = tmp_path / "found.toml"
+    policy.write_text(
+        'version = 1\nname = "found"\nproven = "stand-in"\nlevel = "crash"\n[prove]\n[[prove.engine]]\n'
+        'mechanism = "command"\nargv = ["echo", "at 7"]\nexpect = \'^at (\\d+)$\'\nsave = ["position"]\n'
+    )
+    (tmp_path / "data").mkdir()
+    done = run_app("prove", policy, "--data", tmp_path / "data", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["found"] == {"position": "7"}
+    done = run_app("prove", policy, "--data", tmp_path / "data")
+    assert done.stdout.splitlines()[-2:] == ["found: proven", "  position         7"]
