@@ -83,9 +83,6 @@ class Engine(ABC):
     main: bool = False
     """The policy's default way: the short form of the tests does more with it."""
 
-    cycles: int = 20
-    """Snapshots that the full form takes on each kind of filesystem."""
-
     heavy: ClassVar[bool] = False
     """Whether it takes so long to start that only the full form of the tests has it."""
 

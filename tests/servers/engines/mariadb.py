@@ -54,7 +54,6 @@ class MariaDB(Engine):
     def __init__(self, mode: str, suite: str = "", *, main: bool = False) -> None:
         self.name = f"mariadb-{suite}-{mode}" if suite else f"mariadb-{mode}"
         self.main = main
-        self.cycles = 3 if suite else 20
         self._mode = mode
         self._suite = suite
 

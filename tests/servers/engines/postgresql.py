@@ -85,7 +85,6 @@ class PostgreSQL(Engine):
     def __init__(self, mode: str, version: str = "", *, main: bool = False) -> None:
         self.name = f"postgresql{version}-{mode}"
         self.main = main
-        self.cycles = 3 if version else 20
         self._mode = mode
         self.version = version
 

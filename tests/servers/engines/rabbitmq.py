@@ -172,7 +172,6 @@ class Stopped(Engine):
     clients = ("holder", "keeper")
     heavy: ClassVar[bool] = True
     restart: ClassVar[float] = 6.0
-    cycles = 5
 
     def missing(self) -> str:
         return "" if (PROGRAMS / "rabbitmq-server").exists() else "needs rabbitmq-server"
