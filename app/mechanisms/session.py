@@ -83,7 +83,14 @@ OPTIONS_SCHEMA: dict[str, object] = {
 STEP_SCHEMA: dict[str, object] = {
     "type": "object",
     "required": ["send"],
-    "properties": {"send": {"type": "string", "minLength": 1, "description": "one statement"}},
+    "properties": {
+        "send": {"type": "string", "minLength": 1, "description": "one statement"},
+        "failed": {
+            "type": "string",
+            "format": "regex",
+            "description": "instead of the session's: what is an error of this statement",
+        },
+    },
 }
 
 
@@ -135,7 +142,7 @@ class SessionConnection:
 
     def perform(self, step: Step, deadline: float) -> str:
         """Type one statement and return its answer."""
-        return self._ask(step.do["send"], deadline)
+        return self._ask(step.do["send"], deadline, failed=step.do.get("failed", ""))
 
     def prove(self, deadline: float) -> None:
         """Ask the session for its name again."""
@@ -191,8 +198,8 @@ class SessionConnection:
         register(self._lifeline.pid)
         program.close()
 
-    def _ask(self, statement: str, deadline: float, what: str = "") -> str:
-        """The answer to a statement; ``what`` it is called where something goes wrong."""
+    def _ask(self, statement: str, deadline: float, what: str = "", failed: str = "") -> str:
+        """The answer to a statement; ``what`` it is called, ``failed`` shows that something went wrong."""
         what = what or shorten(statement)
         self._count += 1
         mark = f"{self._secret}-{self._count}"
@@ -201,7 +208,8 @@ class SessionConnection:
         found = self._await(needle, deadline, what)
         whole = found.string[: found.end()].decode(errors="replace")
         answer = found.string[: found.start()].decode(errors="replace").strip("\n")
-        if re.search(self._options["failed"].replace("{mark}", re.escape(mark)), whole, re.MULTILINE):
+        failed = failed or self._options["failed"]
+        if re.search(failed.replace("{mark}", re.escape(mark)), whole, re.MULTILINE):
             raise StepFailed(f"{what}: {shorten(answer) or 'the client reports an error'}")
         return answer
 

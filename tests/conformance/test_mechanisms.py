@@ -169,6 +169,20 @@ def test_a_client_that_says_that_its_session_is_over_is_believed(tmp_path: Path)
     assert not _any_running(f"sleep {UNLIKE}")
 
 
+def test_a_statement_has_errors_of_its_own(tmp_path: Path) -> None:
+    """What one statement may answer is an error of every other, and the session goes on."""
+    stage = STAGES["session"](tmp_path, contextlib.ExitStack())
+    missing = "SELECT * FROM missing;"
+    allowed = Step("session", {"send": missing, "failed": "rror(?!.*no such table)"})
+    others = [Step("session", {**allowed.do, "send": "SELECT * FROM;"}), Step("session", {"send": missing})]
+    opened = Opened("session", stage.options, [allowed, *others])
+    assert "no such table" in opened.connection.perform(allowed, soon())
+    for other in others:
+        with pytest.raises(StepFailed):
+            opened.connection.perform(other, soon())
+    opened.connection.close(soon())
+
+
 def test_a_process_left_behind_does_not_hold_us_up() -> None:
     step = Step("command", {"argv": ["sh", "-c", f"sleep {UNLIKE} & echo done"]})
     begun = time.monotonic()
