@@ -219,7 +219,9 @@ def test_read_lock_kills_long_queries(grounded: Ground, here: Stage) -> None:
     assert (status, report["achieved"]) == (0, "application"), report
     assert took < LOCK_TIMEOUT
     saved = report["applications"][0]["saved"]
-    assert [bool(saved[f"long_query_{number}"]) for number in (1, 2, 3, 4)] == [True, True, False, False]
+    killed = [saved.get(f"long_query_{number}") for number in (1, 2, 3, 4)]
+    assert killed[0] and killed[1] and killed[0] != killed[1], "each once, though it is listed while it ends"
+    assert killed[2:] == ["", None]
     assert max(longest(clients, begun, ended(here.events())).values()) < SLACK
 
 
