@@ -152,7 +152,7 @@ class Secret:
     command: tuple[str, ...] = ()
 
 
-SECRET_OPTIONS = frozenset({"files", "headers", "login"})
+SECRET_OPTIONS = frozenset({"files", "headers", "login", "stdin"})
 """Options of mechanisms that are templates (app.template) of an application's secrets, where it has any."""
 
 

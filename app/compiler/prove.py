@@ -22,7 +22,7 @@ from app.template import mentioned
 RUN_TIME = frozenset({"data", "scratch"})
 """Placeholders that the run fills, besides the facts of the policy."""
 
-_OF_THE_PLACE = frozenset({"user", "environment", "login", "through"})
+_OF_THE_PLACE = frozenset({"user", "environment", "login", "stdin", "through"})
 """Options of a mechanism that say where the live server is, and so are not taken over for a copy."""
 
 

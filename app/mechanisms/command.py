@@ -43,6 +43,11 @@ OPTIONS_SCHEMA: dict[str, object] = {
             **_STRINGS,
             "description": "what stands before every command, such as podman exec --interactive NAME",
         },
+        "stdin": {
+            "type": "string",
+            "description": "text on standard input of every command that has none of its own, such as a "
+            "password that it asks for",
+        },
         "files": FILES,
     },
 }
@@ -88,7 +93,7 @@ class CommandConnection:
         program = self._programs.get(self._key(step)) or _program(self._options, step)
         files = self._private(program.account)
         program = program.placed(_argv(self._options, step), files.placed)
-        name, text = step.do["argv"][0], step.do.get("stdin", "")
+        name, text = step.do["argv"][0], _stdin(self._options, step)
         behind = name if self._options.get("through") else ""
         output, status = run(
             program, text, self._waiter, self._register, deadline, behind, files=files.descriptors
@@ -232,8 +237,13 @@ def _argv(options: Options, step: Step) -> tuple[str, ...]:
     argv = tuple(step.do["argv"])
     if not options.get("through"):
         return argv
-    size = len(step.do.get("stdin", "").encode())
+    size = len(_stdin(options, step).encode())
     return through.command(options["through"], argv, _environment(options, step), size)
+
+
+def _stdin(options: Options, step: Step) -> str:
+    text: str = step.do.get("stdin", options.get("stdin", ""))
+    return text
 
 
 def _environment(options: Options, step: Step) -> dict[str, str]:

@@ -201,6 +201,16 @@ def test_stdin_and_exit_statuses() -> None:
     assert Opened("command", {}, [step]).connection.perform(step, soon()) == "in"
 
 
+def test_stdin_of_every_command_that_has_none_of_its_own() -> None:
+    own = Step("command", {"argv": ["cat"], "stdin": "own"})
+    other = Step("command", {"argv": ["cat"]})
+    unread = Step("command", {"argv": ["true"]})
+    connection = Opened("command", {"stdin": "x" * 100_000}, [own, other, unread]).connection
+    assert connection.perform(own, soon()) == "own"
+    assert connection.perform(other, soon()) == "x" * 100_000
+    assert connection.perform(unread, soon()) == ""
+
+
 @pytest.mark.root
 def test_root_runs_no_program_that_others_can_write(tmp_path: Path) -> None:
     program = tmp_path / "program"
