@@ -33,7 +33,7 @@ def remember(secret: str) -> None:
         json.dumps(secret)[1:-1],
         json.dumps(secret, ensure_ascii=False)[1:-1],
         repr(secret)[1:-1],
-        *(FILTERS[name](secret).strip('"') for name in ("quoted", "url")),
+        *(FILTERS[name](secret).strip('"') for name in ("quoted", "url", "pgpass")),
         binascii.b2a_base64(data, newline=False).decode().rstrip("="),
         binascii.hexlify(data).decode(),
     }

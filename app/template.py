@@ -186,6 +186,10 @@ def _quoted(text: str) -> str:
     return f'"{plain}"'
 
 
+def _pgpass(text: str) -> str:
+    return text.replace("\\", "\\\\").replace(":", "\\:")
+
+
 def _json(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
@@ -203,14 +207,16 @@ FILTERS: Mapping[str, Callable[[str], str]] = {
     "ident": _ident,
     "word": _word,
     "quoted": _quoted,
+    "pgpass": _pgpass,
     "json": _json,
     "url": _url,
     "regex": re.escape,
 }
 """``sql``: a literal in single quotes; ``ident``: an identifier in double quotes; ``word``: as it is, and
 refused unless it is one plain word; ``quoted``: in double quotes, all but letters and digits as ``\\xNN``
-(redis-cli reads that); ``json``: a string of JSON with its quotes; ``url``: percent-encoded; ``regex``:
-escaped."""
+(redis-cli reads that); ``pgpass``: a backslash before every colon and backslash (a password file of
+PostgreSQL's); ``json``: a string of JSON with its quotes (also a value in an option file of MySQL's);
+``url``: percent-encoded; ``regex``: escaped."""
 
 STATEMENT = frozenset({"sql", "ident", "word", "quoted"})
 """What a string-like value must pass through in a statement typed into a client."""

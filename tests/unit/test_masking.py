@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from app import journal, masking
 from app.template import FILTERS
 
-ODD = 'it\'s "{x}" & ä%$ \\ end'
+ODD = 'it\'s "{x}" & ä%$ :\\ end'
 
 
 @pytest.fixture(autouse=True)
@@ -36,6 +36,7 @@ def nothing_known() -> Iterator[None]:
         ODD.replace('"', '""'),
         FILTERS["quoted"](ODD),
         FILTERS["url"](ODD),
+        FILTERS["pgpass"](ODD),
         urllib.parse.quote(ODD, safe=""),
         base64.b64encode(ODD.encode()).decode(),
         ODD.encode().hex(),

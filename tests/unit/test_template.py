@@ -45,6 +45,10 @@ def test_quoted_leaves_nothing_to_read_otherwise() -> None:
     assert substitute("{a:quoted}", {"a": 'aB1 "\\\nä'}) == '"aB1\\x20\\x22\\x5c\\x0a\\xc3\\xa4"'
 
 
+def test_a_line_of_a_password_file_of_postgresql_s() -> None:
+    assert substitute("*:*:*:*:{a:pgpass}", {"a": 'a:b\\c "d" {e}'}) == '*:*:*:*:a\\:b\\\\c "d" {e}'
+
+
 def test_filters_of_http() -> None:
     values = {"a": 'x "y"\n{z} ä/?&'}
     assert substitute('{{"label": {a:json}}}', values) == '{"label": "x \\"y\\"\\n{z} ä/?&"}'

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import resource
 from collections.abc import Iterator
 
 import pytest
 
 from app import masking
+from tests.integration.secrets.hiding import new_canary
 from tests.integration.stage import Stage, stage
 
 
@@ -31,5 +31,5 @@ def here(app_command: list[str]) -> Iterator[Stage]:
 
 @pytest.fixture
 def canary() -> str:
-    """A password with all that has to be quoted somewhere; the end of it is unlike anything else."""
-    return f'it\'s "{{x}}" & ä%$ {os.urandom(8).hex()}canary'
+    """A new password."""
+    return new_canary()

@@ -8,10 +8,16 @@ every file that was written.
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 from pathlib import Path
 
 from tests.integration.stage import Cycle, Stage
+
+
+def new_canary() -> str:
+    """A password with all that has to be quoted somewhere; the end of it is unlike anything else."""
+    return f'it\'s "{{x}}" & #ä%$:\\n\\ {os.urandom(8).hex()}canary'
 
 
 def secret_file(here: Stage, canary: str) -> Path:
@@ -46,17 +52,18 @@ def in_memory(pid: int, tail: bytes) -> bool:
     return False
 
 
-def written(tail: bytes, *folders: Path, but: Path) -> list[Path]:
-    """Files below the folders that hold it."""
+def written(tail: bytes, *places: Path, but: Path | None = None) -> list[Path]:
+    """Files that hold it, among these and below folders among these."""
     found: list[Path] = []
-    for folder in folders:
-        files = (path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+    for place in places:
+        below = place.rglob("*") if place.is_dir() else (place,)
+        files = (path for path in below if path.is_file() and not path.is_symlink())
         found += [path for path in files if path != but and tail in path.read_bytes()]
     return found
 
 
-def check_hidden(here: Stage, cycle: Cycle, canary: str, held: bool) -> None:
-    """It is nowhere but where it may be; ``held``: and there it really is."""
+def check_hidden(here: Stage, cycle: Cycle, canary: str, held: bool, session: bool = True) -> None:
+    """It is nowhere but where it may be; ``held``: and there it really is. ``session``: a client is there."""
     tail = canary[-22:].encode()
     assert seen_by_everybody(tail) == []
     assert written(tail, here.folder, but=here.folder / "password") == []
@@ -64,6 +71,6 @@ def check_hidden(here: Stage, cycle: Cycle, canary: str, held: bool) -> None:
         for role in ("app", "holder", "watchdog"):
             assert not in_memory(cycle.pid(role), tail), role
         assert in_memory(cycle.pid("keeper"), tail), "the search finds what is there"
-        for role in ("keeper", "client"):
+        for role in ("keeper", *(("client",) if session else ())):
             limits = Path(f"/proc/{cycle.pid(role)}/limits").read_text()
             assert re.search(r"Max core file size +1 ", limits), limits

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import tempfile
@@ -43,12 +42,12 @@ def mariadb() -> Iterator[Path]:
         server.wait()
 
 
-def test_an_option_file_for_mariadb(here: Stage, mariadb: Path) -> None:
+def test_an_option_file_for_mariadb(here: Stage, canary: str, mariadb: Path) -> None:
     """The client opens it by the name of its descriptor; argv is the shipped policy's own."""
-    name = f"canary{os.urandom(8).hex()}"
-    file = secret_file(here, name)
+    file = secret_file(here, canary)
     argv = ["mariadb", "--no-defaults", f"--socket={mariadb}", "--user=root"]
-    statement = f"SET PASSWORD FOR root@localhost = PASSWORD('{name}')"
+    quoted = canary.replace("\\", "\\\\").replace("'", "''")
+    statement = f"SET PASSWORD FOR root@localhost = PASSWORD('{quoted}')"
     subprocess.run(argv, input=statement, text=True, check=True)
     policy = here.policy(
         f"""
@@ -59,7 +58,7 @@ def test_an_option_file_for_mariadb(here: Stage, mariadb: Path) -> None:
         [settings]
         socket = "{mariadb}"
         [session]
-        files = {{ option_file = "[client]\\npassword={{password}}\\n" }}
+        files = {{ option_file = "[client]\\npassword={{password:json}}\\n" }}
         [timing]
         quiesce = 20
         retries = 0
@@ -74,7 +73,7 @@ def test_an_option_file_for_mariadb(here: Stage, mariadb: Path) -> None:
     )
     cycle = here.start("run", "--json", policy)
     cycle.when("snapshot_begin")
-    check_hidden(here, cycle, name, held=True)
+    check_hidden(here, cycle, canary, held=True)
     assert cycle.wait() == 0, cycle.output + cycle.errors
-    check_hidden(here, cycle, name, held=False)
+    check_hidden(here, cycle, canary, held=False)
     assert here.reports()[0]["achieved"] == "application"

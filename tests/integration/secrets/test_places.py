@@ -75,6 +75,7 @@ def connected(options: dict[str, object], secret: str) -> session.SessionConnect
 
 def test_a_client_that_repeats_what_is_typed_is_masked(canary: str) -> None:
     """With -v the shell says every line that it reads."""
+    canary = canary.replace("#", "")  # what comes after it would not be run
     options: dict[str, object] = {"argv": ["sh", "-v"], "mark": "echo {mark} $?", "failed": "^{mark} [1-9]"}
     with pytest.raises(StepFailed) as caught:
         connected({**options, "login": [f": {'x' * 290} '{canary}'; false"]}, canary)

@@ -65,7 +65,7 @@ def postgres_policy(here: Stage, server: postgres.Postgres, source: str, seconds
         [settings]
         host = "{server.socket}"
         [session]
-        files = {{ pgpass = "*:*:*:*:{{password}}\\n" }}
+        files = {{ pgpass = "*:*:*:*:{{password:pgpass}}\\n" }}
         [session.environment]
         PGPASSFILE = "{{pgpass}}"
         [timing]
