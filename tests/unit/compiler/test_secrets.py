@@ -167,3 +167,27 @@ def test_a_proof_takes_over_what_it_needs(folder: Folder) -> None:
     assert prove is not None
     assert prove.mechanisms["command"]["files"] == {"conf": "{pw}"}
     assert prove.check[0].do["argv"] == ["check", "{conf}"]
+
+
+def test_a_list_of_options_may_name_a_private_file(folder: Folder) -> None:
+    """As OpenLDAP's bind does; the file itself is put in its place when the program is started."""
+    setting = '[settings.bind]\ntype = "strings"\ndefault = []\n'
+    step = '[[{}]]\nmechanism = "command"\nargv = ["client", "{{bind}}", "x"]\n'
+    more = step.format("quiesce") + 'expect = "(.*)"\nsave = "was"\n' + step.format("release")
+    more += step.format("release").replace('"x"', '"{was:word}"') + step.format("recover")
+    (folder.path / "base.toml").write_text(HEAD + setting + more)
+    head = 'version = 1\nname = "b"\nextends = "./base.toml"\n[secrets.pw]\nfile = "/etc/pw"\n'
+    folder.write(head + '[settings]\nbind = ["-y", "{bound}"]\n[command]\nfiles = { bound = "{pw}" }\n')
+    (variant,) = folder.compile().plan.applications[0].variants
+    assert variant.release[0].do["argv"] == ["client", "-y", "{bound}", "x"]
+    assert fill_all(variant.release[1].do["argv"], {"was": "y"}) == ["client", "-y", "{bound}", "y"]
+
+
+def test_what_every_command_reads_may_hold_a_secret_and_is_not_taken_over(folder: Folder) -> None:
+    step = '[[{}]]\nmechanism = "command"\nargv = ["client"]\n'
+    more = "".join(step.format(key) for key in ("quiesce", "release", "recover", "prove.check"))
+    folder.write(HEAD + '[secrets.pw]\nfile = "/etc/pw"\n[command]\nstdin = "{pw}\\n{{x}}"\n' + more)
+    (application,) = folder.compile().plan.applications
+    assert fill_all(application.mechanisms["command"]["stdin"], {"pw": "p {w}"}) == "p {w}\n{x}"
+    assert application.prove is not None
+    assert application.prove.mechanisms["command"] == {}
