@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from app import answers, control, history, journal, report
 from app import manifest as manifests
 from app.credentials import Vault
-from app.errors import Exit, StillframeError
+from app.errors import Exit, StillframeError, reason_of
 from app.journal import Journal
 from app.manifest import Manifest
 from app.mechanisms import StepFailed, Waiter
@@ -31,9 +31,24 @@ def undo(
 
     ``saved``: the answers of its steps. A step that needs one that never came is left out: what would
     have come after that answer was never done either. What a step of ``recover`` saves itself serves the
-    ones after it. ``vault``: the secrets that this process has read already.
+    ones after it. ``vault``: the secrets that this process has read already. Where they do not serve they are
+    read anew, once: they may have been changed during the hold.
     """
     vault = vault or Vault(application.secrets)
+    known = bool(vault.values)
+    reason = _undo(application, deadline, saved, vault)
+    if reason and known and time.monotonic() < deadline:
+        vault.forget()
+        reason = _undo(application, deadline, saved, vault)
+    if reason:
+        notes.note("undo_failed", app=application.name, reason=reason)
+        return False
+    notes.note("undone", app=application.name)
+    return True
+
+
+def _undo(application: Application, deadline: float, saved: Mapping[str, str], vault: Vault) -> str:
+    """Run ``recover``; why it failed, "" where it did not."""
     recipe = Recipe(application.mechanisms, Waiter(), lambda pid: None, vault)
     recipe.saved.update(saved)
     steps: list[Step] = []
@@ -47,12 +62,10 @@ def undo(
         recipe.connect(steps, deadline)
         recipe.perform(steps, deadline)
     except (StepFailed, StillframeError, OSError) as error:
-        notes.note("undo_failed", app=application.name, reason=str(error))
-        return False
+        return reason_of(error) or "given up"
     finally:
         recipe.kill()
-    notes.note("undone", app=application.name)
-    return True
+    return ""
 
 
 class Aftermath:
@@ -82,7 +95,7 @@ class Aftermath:
         try:
             return answers.kept(self._paths, application.name)
         except (StillframeError, OSError, ValueError) as error:
-            self._notes.note("undo_failed", app=application.name, reason=str(error))
+            self._notes.note("undo_failed", app=application.name, reason=reason_of(error))
             return None
 
     def report(self) -> report.Report:

@@ -37,6 +37,13 @@ class StillframeError(Exception):
         return f"{self.message}\n  hint: {self.hint}" if self.hint else self.message
 
 
+def reason_of(error: BaseException) -> str:
+    """An error and what would be right in one line, for a report; "" where it says nothing."""
+    if isinstance(error, StillframeError) and error.hint:
+        return f"{error.message} ({error.hint})"
+    return str(error)
+
+
 class LevelNotReached(StillframeError):
     """The hold or the snapshot did not reach the consistency level that was asked for."""
 

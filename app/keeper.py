@@ -19,7 +19,7 @@ from typing import Any
 
 from app.aftermath import undo
 from app.credentials import Vault
-from app.errors import StillframeError
+from app.errors import StillframeError, reason_of
 from app.host.fork import receive
 from app.host.memory import stay_resident
 from app.journal import Journal
@@ -117,14 +117,13 @@ class Keeper:
             self._say("done", order=order, ok=False, reason=str(error), left_alone=True)
             return
         except (StepFailed, StillframeError) as error:
-            ok, reason, facts = False, str(error), {}
+            ok, reason, facts = False, reason_of(error), {}
         except OSError as error:
             ok, reason, facts = False, f"{error.filename or ''} {error.strerror or error}".strip(), {}
-        if not ok and order == "connect":
-            self._vault.forget()
         if not ok and order in ("connect", "quiesce"):
             self._note("attempt_failed", reason=reason, attempt=message.get("attempt", 1))
             self._undo(time.monotonic() + self._application.timing.release)
+            self._vault.forget()
         took = time.monotonic() - begun
         left = self._touched and not ok and order != "verify"  # all others undo what they cannot do
         self._say("done", order=order, ok=ok, reason=reason, seconds=took, left=left, **facts)
@@ -182,7 +181,7 @@ class Keeper:
             self._steps("verify", self._variant.verify, deadline)
         except BaseException as error:
             self._held = False
-            self._note("not_verified", reason=str(error) or "given up")
+            self._note("not_verified", reason=reason_of(error) or "given up")
             raise
         self._note("verified")
 
@@ -197,7 +196,7 @@ class Keeper:
                 self._recipe.saved[OUTCOME] = message.get("outcome", Outcome.NONE)
             self._steps("release", self._variant.release, deadline)
         except (StepFailed, Abandoned, StillframeError, OSError) as error:
-            self._note("release_failed", reason=str(error) or "given up")
+            self._note("release_failed", reason=reason_of(error) or "given up")
             self._undo(max(deadline, time.monotonic() + ALONE))
             raise
         self._touched = False

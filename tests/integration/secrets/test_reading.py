@@ -76,6 +76,59 @@ def test_a_file_that_others_could_read_or_change(here: Stage) -> None:
         read(file=str(here.folder / "missing"))
 
 
+def test_the_report_says_in_one_line_what_would_be_right(here: Stage) -> None:
+    path = secret_file(here, "a secret")
+    path.chmod(0o640)
+    steps = "".join(
+        f'[[{key}]]\nmechanism = "command"\nargv = ["true"]\n' for key in ("quiesce", "release", "recover")
+    )
+    head = f'name = "one"\nlevel = "crash"\n[secrets.password]\nfile = "{path}"\n'
+    steps += '[command]\nstdin = "{password}"\n'
+    rest = '[freeze]\nenabled = false\n[snapshot]\nprovider = "none"\n'
+    began = time.monotonic()
+    status, report = here.run(here.policy(head + steps + rest))
+    assert (status, report["applications"][0]["held"]) == (0, False)
+    assert time.monotonic() - began < 5, "three attempts, and a second between two of them"
+    (one,) = report["applications"]
+    assert one["because"] == [f"{path}: mode 640: others may read it (chmod 600 {path})"]
+
+
+def test_what_a_command_was_refused_for_is_read_anew(here: Stage) -> None:
+    """A session logs in when it connects, a command when it is run."""
+    path = secret_file(here, "a wrong one")
+    policy = here.policy(
+        f"""
+        name = "one"
+        [secrets.password]
+        file = "{path}"
+        [command]
+        stdin = "{{password}}\\n"
+        [[quiesce]]
+        mechanism = "command"
+        argv = ["grep", "-x", "the right one"]
+        [[verify]]
+        mechanism = "command"
+        argv = ["grep", "-x", "the right one"]
+        proof = true
+        [[release]]
+        mechanism = "command"
+        argv = ["true"]
+        [[recover]]
+        mechanism = "command"
+        argv = ["true"]
+        [freeze]
+        enabled = false
+        [snapshot]
+        provider = "none"
+        """
+    )
+    cycle = here.start("run", "--json", policy)
+    cycle.when("attempt_failed")
+    path.write_text("the right one\n")
+    assert cycle.wait() == 0, cycle.output
+    assert here.reports()[0]["applications"][0]["attempts"] == 2
+
+
 def test_a_program(here: Stage) -> None:
     tell = here.program("tell", '#!/bin/sh\necho "noise" >&2\nprintf "%s\\n" "the $1"\n')
     assert read(command=(str(tell), "secret")) == "the secret"
