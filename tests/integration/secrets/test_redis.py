@@ -3,68 +3,32 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
-import subprocess
-import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.integration.secrets.hiding import check_hidden, secret_file
+from tests.integration.secrets.hiding import check_hidden, new_canary, secret_file
+from tests.integration.secrets.logins.redis import Place, locked, quoted
 from tests.integration.stage import Stage
+from tests.servers.engines import redis as engine
 
 pytestmark = [pytest.mark.integration, pytest.mark.root]
 
 
-@dataclass(frozen=True, slots=True)
-class Redis:
-    socket: Path
-
-    def ask(self, *words: str, password: str = "", seconds: float = 10) -> str:
-        """The answer to one command, after AUTH if there is a password: typed, never an argument."""
-        quoted = "".join(f"\\x{b:02x}" for b in password.encode())
-        text = (f'AUTH "{quoted}"\n' if password else "") + " ".join(words) + "\n"
-        argv = ["redis-cli", "-s", str(self.socket)]
-        done = subprocess.run(argv, input=text, capture_output=True, text=True, timeout=seconds)
-        return done.stdout.removeprefix("OK\n").strip()
-
-    def is_paused(self, password: str) -> bool:
-        """Whether a write has to wait."""
-        try:
-            return "OK" not in self.ask("SET", "a", "b", password=password, seconds=0.2)
-        except subprocess.TimeoutExpired:
-            return True
-
-
 @pytest.fixture
-def redis(canary: str) -> Iterator[Redis]:
-    """A server whose password is the canary; it reads that from its standard input."""
-    if shutil.which("redis-server") is None:
-        pytest.skip("needs redis-server")
-    with tempfile.TemporaryDirectory(prefix="sf-redis-", dir="/tmp") as folder:
-        Path(folder).chmod(0o777)
-        path = Path(folder, "s")
-        quoted = "".join(f"\\x{b:02x}" for b in canary.encode())
-        settings = f'port 0\nunixsocket {path}\nunixsocketperm 777\ndir {folder}\nrequirepass "{quoted}"\n'
-        server = subprocess.Popen(["redis-server", "-"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
-        assert server.stdin is not None
-        server.stdin.write(settings.encode())
-        server.stdin.close()
-        made = Redis(path)
-        give_up = time.monotonic() + 10
-        while "PONG" not in made.ask("PING", password=canary):
-            assert time.monotonic() < give_up
-            time.sleep(0.02)
-        yield made
-        server.kill()
-        server.wait()
+def redis(canary: str) -> Iterator[Place]:
+    """A server whose password is the canary."""
+    programs = engine.Redis("no").programs()
+    if isinstance(programs, str):
+        pytest.skip(programs)
+    with locked(programs, canary) as place:
+        yield place
 
 
-def redis_policy(here: Stage, redis: Redis, source: str, seconds: float) -> Path:
+def redis_policy(here: Stage, redis: Place, source: str, seconds: float) -> Path:
     return here.policy(
         f"""
         name = "cache"
@@ -90,7 +54,7 @@ def redis_policy(here: Stage, redis: Redis, source: str, seconds: float) -> Path
     )
 
 
-def test_a_login_for_redis(here: Stage, canary: str, redis: Redis) -> None:
+def test_a_login_for_redis(here: Stage, canary: str, redis: Place) -> None:
     file = secret_file(here, canary)
     cycle = here.start("run", "--json", redis_policy(here, redis, f'file = "{file}"', 1))
     cycle.when("snapshot_begin")
@@ -101,7 +65,7 @@ def test_a_login_for_redis(here: Stage, canary: str, redis: Redis) -> None:
 
 
 @pytest.mark.parametrize("who", ["keeper", "holder"])
-def test_whoever_survives_logs_in_by_itself(here: Stage, canary: str, redis: Redis, who: str) -> None:
+def test_whoever_survives_logs_in_by_itself(here: Stage, canary: str, redis: Place, who: str) -> None:
     """What outlives the session is released by another process, which reads the secret then."""
     program = here.program("tell", f"#!/bin/sh\ncat '{secret_file(here, canary)}'\n")
     cycle = here.start("run", "--json", redis_policy(here, redis, f'command = ["{program}"]', 5))
@@ -117,7 +81,7 @@ def test_whoever_survives_logs_in_by_itself(here: Stage, canary: str, redis: Red
     check_hidden(here, cycle, canary, held=False)
 
 
-def test_recover_logs_in_by_itself(here: Stage, canary: str, redis: Redis) -> None:
+def test_recover_logs_in_by_itself(here: Stage, canary: str, redis: Place) -> None:
     """Everybody died: whoever comes next reads the secret, and says nothing of it."""
     file = secret_file(here, canary)
     cycle = here.start("run", "--json", redis_policy(here, redis, f'file = "{file}"', 30))
@@ -135,7 +99,7 @@ def test_recover_logs_in_by_itself(here: Stage, canary: str, redis: Redis) -> No
     check_hidden(here, cycle, canary, held=False)
 
 
-def test_a_secret_that_was_changed_is_read_anew(here: Stage, canary: str, redis: Redis) -> None:
+def test_a_secret_that_was_changed_is_read_anew(here: Stage, canary: str, redis: Place) -> None:
     file = secret_file(here, canary)
     file.write_text("an old password\n")
     policy = redis_policy(here, redis, f'file = "{file}"', 0)
@@ -148,7 +112,28 @@ def test_a_secret_that_was_changed_is_read_anew(here: Stage, canary: str, redis:
     check_hidden(here, cycle, canary, held=False)
 
 
-def test_a_login_that_fails(here: Stage, canary: str, redis: Redis) -> None:
+def test_a_secret_that_is_changed_during_the_hold_is_read_anew(
+    here: Stage, canary: str, redis: Place
+) -> None:
+    """The session goes on with what it was opened with; who undoes it after the session logs in again."""
+    file = secret_file(here, canary)
+    cycle = here.start("run", "--json", redis_policy(here, redis, f'file = "{file}"', 5))
+    client = cycle.pid("client")
+    cycle.when("snapshot_begin")
+    later = new_canary()
+    assert redis.ask("CONFIG", "SET", "requirepass", quoted(later), password=canary) == "OK"
+    file.write_text(f"{later}\n")
+    assert redis.is_paused(later)
+    os.kill(client, signal.SIGKILL)
+    struck = time.monotonic()
+    while redis.is_paused(later):
+        assert time.monotonic() - struck < 2
+    assert cycle.wait(15) == 6, cycle.output + cycle.errors
+    for secret in (canary, later):
+        check_hidden(here, cycle, secret, held=False)
+
+
+def test_a_login_that_fails(here: Stage, canary: str, redis: Place) -> None:
     secret_file(here, canary)
     wrong = here.folder / "wrong"
     wrong.write_text("not " + canary)

@@ -157,7 +157,8 @@ class Firebird(Engine):
                 file.write_text(f"{PASSWORD}\n")
                 file.chmod(0o600)
                 shutil.chown(file, owner, owner)
-            with running(["firebird"], USER, folder / "log", environ) as process:
+            # Once a client was killed it does not end on SIGTERM, and all that it acknowledged is on disk.
+            with running(["firebird"], USER, folder / "log", environ, seconds=2) as process:
                 wait_for(
                     lambda: isql(server.client, "SELECT 1 FROM RDB$DATABASE;"),
                     process,

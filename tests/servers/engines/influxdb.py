@@ -20,7 +20,7 @@ from tests.servers.transfers import BODY, START, Transfer, accounts, broken
 USER = "influxdb"
 DATABASE = "bank"
 
-_CONFIGURATION = """
+CONFIGURATION = """
 reporting-enabled = false
 bind-address = "{control}"
 [meta]
@@ -152,7 +152,7 @@ class InfluxDB(Engine):
                 data.mkdir(mode=0o700)
                 shutil.chown(data, USER, USER)
             address, control = folder / "socket", f"127.0.0.1:{free_port()}"
-            text = _CONFIGURATION.format(data=data, address=address, control=control)
+            text = CONFIGURATION.format(data=data, address=address, control=control)
             (folder / "influxdb.conf").write_text(text)
             argv = ["influxd", "run", "-config", str(folder / "influxdb.conf")]
             with running(argv, USER, folder / "log", {"HOME": str(folder)}) as process:

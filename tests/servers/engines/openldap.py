@@ -73,7 +73,7 @@ class Directory(Server):
     def __init__(self, data: Path, uri: str, configuration: Path, mode: str) -> None:
         self.data = data
         self.uri = uri
-        self._configuration = configuration
+        self.configuration = configuration
         self._mode = mode
 
     def settings(self) -> dict[str, Any]:
@@ -87,7 +87,7 @@ class Directory(Server):
         return Contents(set(found), broken(set(found), balances(found)))
 
     def check(self) -> None:
-        argv = ["slapcat", "-F", str(self._configuration), "-b", SUFFIX]
+        argv = ["slapcat", "-F", str(self.configuration), "-b", SUFFIX]
         done = subprocess.run(argv, capture_output=True, text=True, env={"PATH": PATH})
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("\nentryUUID:") == len(self.ledger()) + 2

@@ -173,6 +173,9 @@ class Stopped(Engine):
     heavy: ClassVar[bool] = True
     restart: ClassVar[float] = 6.0
 
+    def __init__(self, cookie: str = "") -> None:
+        self.cookie = cookie or secrets.token_hex(16)
+
     def missing(self) -> str:
         return "" if (PROGRAMS / "rabbitmq-server").exists() else "needs rabbitmq-server"
 
@@ -189,7 +192,7 @@ class Stopped(Engine):
                 shutil.chown(data, USER, USER)
             port, names, distribution = free_port(), free_port(), free_port()
             cookie = folder / ".erlang.cookie"
-            cookie.write_text(secrets.token_hex(16))
+            cookie.write_text(self.cookie)
             cookie.chmod(0o400)
             (folder / "broker.conf").write_text(_CONFIGURATION.format(port=port))
             (folder / "plugins").write_text("[rabbitmq_stomp].\n")
