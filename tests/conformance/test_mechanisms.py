@@ -250,9 +250,18 @@ def test_sqlite_is_opened_as_the_owner(tmp_path: Path) -> None:
 
 
 def _any_running(command: str) -> bool:
+    """Whether such a process is there half a second later: one that was killed needs a moment to be gone."""
+    give_up = time.monotonic() + 0.5
+    while found := command.encode() in _running():
+        if time.monotonic() > give_up:
+            break
+        time.sleep(0.01)
+    return found
+
+
+def _running() -> Iterator[bytes]:
+    """The command lines of all processes."""
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with contextlib.suppress(OSError):
-                if (entry / "cmdline").read_bytes().replace(b"\0", b" ").strip() == command.encode():
-                    return True
-    return False
+                yield (entry / "cmdline").read_bytes().replace(b"\0", b" ").strip()
