@@ -12,8 +12,10 @@ from app.cli.output import emit, json_option
 from app.cli.written import comment, create, toml
 from app.compiler import compile_paths
 from app.detect import Found, Instance, detect
-from app.errors import Misused, PolicyInvalid
+from app.errors import HostUnfit, Misused, PolicyInvalid, StillframeError
+from app.host import trust
 from app.policy import shipped_names
+from app.policy.source import read_file
 from app.policy.wording import printable
 
 
@@ -38,13 +40,30 @@ def command(directory: str, root: str, installed: bool, as_json: bool) -> None:
     for instance in [i for i in found.instances if i.policy not in shipped]:
         found.instances.remove(instance)
         found.undecided.append(f"{instance.what}: no shipped policy serves it; see app init")
+    for instance in list(found.instances):
+        if problem := _problem([instance]):
+            found.instances.remove(instance)
+            found.undecided.append(f"{instance.what}: no policy can be made of it: {problem}")
     chosen = [i for i in found.instances if i.running or installed or root]
-    files = {i.name: f"{directory.rstrip('/') or '/'}/{i.name}.toml" for i in chosen} if directory else {}
+    files = {i.name: os.path.join(directory, f"{i.name}.toml") for i in chosen} if directory else {}
     if directory:
-        os.makedirs(directory, mode=0o755, exist_ok=True)
-        create([(files[i.name], policy_text(i)) for i in chosen])
-        _hold_against_the_compiler(list(files.values()))
+        _write(directory, chosen, files)
     emit(_data(found, root, files), _text(found, files, directory), as_json)
+
+
+def _write(directory: str, chosen: list[Instance], files: dict[str, str]) -> None:
+    """All of them or none. Raises HostUnfit where others could exchange what root writes there."""
+    os.makedirs(directory, mode=0o755, exist_ok=True)
+    # As everywhere it is the folder that counts, not the links that lead to it.
+    flaws = trust.findings(os.path.realpath(directory), folder=True) if os.geteuid() == 0 else []
+    if flaws:
+        raise HostUnfit(
+            f"{flaws[0].path}: {flaws[0].message}; nothing was written",
+            f"{flaws[0].repair}, or choose another folder (root compiles no policy of others' making)",
+        )
+    if problem := _problem(chosen):
+        raise StillframeError(f"what was found makes no policies for one VM: {problem}", "app detect --json")
+    create([(files[i.name], policy_text(i)) for i in chosen])
 
 
 def policy_text(instance: Instance) -> str:
@@ -52,19 +71,21 @@ def policy_text(instance: Instance) -> str:
     data: dict[str, Any] = {"version": 1, "name": instance.name, "extends": instance.policy}
     if instance.settings:
         data["settings"] = instance.settings
+    if instance.environment:
+        data["command"] = {"environment": instance.environment}
     state = "" if instance.running else ", not seen running"
     words = [f"{instance.what}{state}: found by app detect ({'; '.join(instance.evidence)})."]
     return comment(*words, *(f"Check: {sentence}." for sentence in instance.unsure)) + toml(data)
 
 
-def _hold_against_the_compiler(files: list[str]) -> None:
-    """What we write compiles; where it does not, that is our bug, and none of it is left."""
+def _problem(instances: list[Instance]) -> str:
+    """Why policies for these do not compile, "" if they do: a process says of itself what it likes."""
+    texts = {f"{instance.name}.toml": policy_text(instance).encode() for instance in instances}
     try:
-        compile_paths(files) if files else None
-    except PolicyInvalid:
-        for path in files:
-            os.unlink(path)
-        raise
+        compile_paths(list(texts), lambda path: texts[path] if path in texts else read_file(path))
+    except PolicyInvalid as error:
+        return "; ".join(f"{problem.key}: {problem.message}" for problem in error.problems)
+    return ""
 
 
 def _data(found: Found, root: str, files: dict[str, str]) -> dict[str, Any]:

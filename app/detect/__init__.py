@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from app.detect import databases, systems
-from app.detect.finding import Found, Instance, give_names, writable
+from app.detect import daemons, databases, systems
+from app.detect.finding import Found, Instance, find_client, give_names, is_silent, out_of_reach, writable
 from app.detect.installed import installed
 from app.detect.sight import Sight, look
 
@@ -25,6 +25,10 @@ _FINDERS = (
     systems.java,
     systems.scylla,
     systems.etcd,
+    daemons.rabbitmq,
+    daemons.openldap,
+    daemons.influxdb,
+    daemons.firebird,
     systems.services,
 )
 
@@ -40,6 +44,14 @@ def detect(root: str = "") -> Found:
     found = Found(blind=list(sight.blind))
     for find in _FINDERS if not sight.root else ():
         _guarded(find, sight, found)
+    for instance in [i for i in found.instances if is_silent(sight, i)]:
+        found.instances.remove(instance)
+        words = "listens nowhere: it has not started yet, or is a tool of that name and no server"
+        found.undecided.append(f"{instance.what} (process {instance.pid}) {words}")
+    for instance in found.instances:
+        if problem := out_of_reach(sight, instance):
+            instance.unsure.append(problem)
+        find_client(sight, instance)
     _guarded(installed, sight, found)
     if len(found.instances) > MOST_INSTANCES:
         found.undecided.append(f"more than {MOST_INSTANCES} servers: the rest is left out")

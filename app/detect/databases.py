@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import mmap
 import os
+import pwd
 import re
 
-from app.detect.finding import Found, Instance, contained, named
-from app.detect.sight import Process, Sight, port_in
+from app.detect.finding import Found, Instance, Value, contained, full_path, in_url, local, made, named
+from app.detect.processes import Process
+from app.detect.reading import port_in
+from app.detect.sight import Sight
+from app.errors import HostUnfit
+from app.mechanisms.sqlite import judge
 
-_LOCAL = ("0.0.0.0", "::", "127.0.0.1", "::1")  # noqa: S104 - compared, never bound
 _LARGEST_PROGRAM = 512 << 20
 _SOCKET = re.compile(r"(.*)/\.s\.PGSQL\.(\d+)")
 
@@ -27,42 +31,64 @@ def postgresql(sight: Sight, found: Found) -> None:
     for process in masters:
         if contained(process, "PostgreSQL", found):
             continue
-        data = process.option("-D") or _open_below(sight, process, "/postmaster.pid", "/global/")
-        lines = sight.read(f"{data}/postmaster.pid").splitlines() if data.startswith("/") else []
+        data, lines = _data(sight, process)
         socket = next((s for s in sight.sockets.get(process.pid, ()) if "/.s.PGSQL." in s), "")
         unsure = []
-        if len(lines) >= 5 and lines[0].strip() == str(process.pid) and port_in(lines[3]):
-            port, folder = port_in(lines[3]), lines[4].strip() or "localhost"
+        if len(lines) >= 5 and port_in(lines[3]):
+            port, folder = port_in(lines[3]), lines[4].strip()
+            if not folder:
+                folder = local(sight.ports.get(process.pid, []), port) or "localhost"
+                unsure.append(
+                    "it has no socket, only TCP: say how the role gets in there (psql asks for no password)"
+                )
         elif (match := _SOCKET.fullmatch(socket)) and port_in(match[2]):
             folder, port = match[1], port_in(match[2])
         else:
             port = next((p for _, p in sight.ports.get(process.pid, ())), 5432)
             folder = ""
             unsure.append("its socket was not seen: the default folder and port may be wrong")
-        made = postgresql_instance(process.user, folder, port, data, [f"process {process.pid}"], unsure)
-        found.instances.append(made)
+        if folder.startswith("/") and not process.sees(f"{folder}/.s.PGSQL.{port}"):
+            unsure.append(_hidden(folder))
+        base = postgresql_instance(
+            process.user, folder, port, data, [], unsure, process.option("config_file")
+        )
+        instance = made(process, base.name, base.what, base.policy, base.settings, base.unsure)
+        found.instances.append(instance)
         if folder:
             known.add((folder, port))
         else:
-            guesses.append(made)
+            guesses.append(instance)
     others = [m for path in sight.unowned if (m := _SOCKET.fullmatch(path)) and port_in(m[2])]
     others = [m for m in others if (m[1], port_in(m[2])) not in known]
     if masters and others:
         # Each of them belongs to one of those processes whose own socket was not seen.
         found.instances = [instance for instance in found.instances if instance not in guesses]
         for match in others:
-            unsure = ["its process was not seen: os_user and user are guessed"]
+            unsure = ["its process was not seen: os_user and user are guessed, by the owner of the socket"]
             evidence = [f"socket {match[0]}"]
+            user = _owner(match[0]) or "postgres"
             found.instances.append(
-                postgresql_instance("postgres", match[1], port_in(match[2]), "", evidence, unsure)
+                postgresql_instance(user, match[1], port_in(match[2]), "", evidence, unsure)
             )
 
 
+def _data(sight: Sight, process: Process) -> tuple[str, list[str]]:
+    """The data folder of a postmaster, and the lines of its own postmaster.pid (none: not seen)."""
+    # It works in its data folder, whatever it was started with.
+    folders = [process.option("-D"), process.folder(), process.environment().get("PGDATA", "")]
+    folders = [folder for folder in folders if folder.startswith("/")]
+    for folder in folders:
+        lines = sight.read(f"{folder}/postmaster.pid").splitlines()
+        if lines and lines[0].strip() == str(process.pid):
+            return folder, lines
+    return (folders or [""])[0], []
+
+
 def postgresql_instance(
-    user: str, folder: str, port: int, data: str, evidence: list[str], unsure: list[str]
+    user: str, folder: str, port: int, data: str, evidence: list[str], unsure: list[str], config: str = ""
 ) -> Instance:
-    """A cluster by its socket's folder ("": unknown), its port and its data folder ("": unknown)."""
-    settings: dict[str, str | int | list[str]] = {}
+    """A cluster by its socket's folder, its port, its data folder and its file ("": unknown)."""
+    settings: dict[str, Value] = {}
     if folder and folder not in ("/var/run/postgresql", "/run/postgresql"):
         settings["host"] = folder
     if port != 5432:
@@ -70,10 +96,28 @@ def postgresql_instance(
     if user and user != "postgres":
         settings.update(os_user=user, user=user)
         unsure = [*unsure, f"the database role is taken to be {user}, as the OS user"]
-    cluster = re.fullmatch(r"/var/lib/(?:postgresql|pgsql)/(.+?)(?:/data)?", data or "")
+    # Debian's clusters have names, wherever their data are.
+    cluster = re.fullmatch(r"/etc/postgresql/([^/]+/[^/]+)/postgresql\.conf", config)
+    cluster = cluster or re.fullmatch(r"/var/lib/(?:postgresql|pgsql)/(.+?)(?:/data)?", data or "")
     name = named("postgresql", cluster[1]) if cluster and cluster[1] != "data" else named("postgresql", port)
     where = f" in {data}" if data else ""
     return Instance(name, f"PostgreSQL on port {port}{where}", "postgresql", settings, evidence, unsure)
+
+
+def _paths(sight: Sight, process: Process) -> list[str]:
+    return [path for path in sight.sockets.get(process.pid, ()) if path.startswith("/")]
+
+
+def _hidden(path: str) -> str:
+    """It may be a /tmp of its own (PrivateTmp)."""
+    return f"{path} is another place to it than to us (PrivateTmp): no client here reaches its socket there"
+
+
+def _owner(path: str) -> str:
+    try:
+        return pwd.getpwuid(os.lstat(path).st_uid).pw_name
+    except (OSError, KeyError):
+        return ""
 
 
 def mysql(sight: Sight, found: Found) -> None:
@@ -83,27 +127,22 @@ def mysql(sight: Sight, found: Found) -> None:
             continue
         kind, unsure = _which(sight, process)
         title = "MariaDB" if kind == "mariadb" else "MySQL"
-        sockets = [s for s in sight.sockets.get(process.pid, ()) if not s.endswith("mysqlx.sock")]
-        path = sockets[0] if sockets else process.option("--socket")
+        sockets = [s for s in _paths(sight, process) if not s.endswith("mysqlx.sock")]
+        path = sockets[0] if sockets else full_path(process, process.option("--socket"))
         port = next((p for _, p in sight.ports.get(process.pid, ()) if p not in (33060, 33062)), 0)
         port = port or port_in(process.option("--port")) or 3306
         default = "/run/mysqld/mysqld.sock" if kind == "mariadb" else "/var/run/mysqld/mysqld.sock"
-        settings: dict[str, str | int | list[str]] = {}
+        settings: dict[str, Value] = {}
         if path and path.replace("/var/run/", "/run/") != "/run/mysqld/mysqld.sock":
             settings["socket"] = path
         if not path:
             unsure.append(f"its socket was not seen: {default} is taken")
+        elif not process.sees(path):
+            unsure.append(_hidden(path))
         unsure.append("the database user is taken to be root by its socket (unix_socket, auth_socket)")
-        found.instances.append(
-            Instance(
-                named(kind, port) if port != 3306 else kind,
-                f"{title} on {path or f'port {port}'}",
-                kind,
-                settings,
-                [f"process {process.pid}"],
-                unsure,
-            )
-        )
+        name = named(kind, port) if port != 3306 else kind
+        what = f"{title} on {path or f'port {port}'}"
+        found.instances.append(made(process, name, what, kind, settings, unsure))
 
 
 def _which(sight: Sight, process: Process) -> tuple[str, list[str]]:
@@ -132,36 +171,55 @@ def _says_mariadb(process: Process) -> bool:
         return False
 
 
+_LOGIN = (
+    'if it wants a password, add [secrets.password] with file = "...", and [session] with '
+    'login = ["AUTH {password:quoted}"]'
+)
+_TITLES = {"redis-server": "redis", "valkey-server": "valkey"}
+
+
 def redis(sight: Sight, found: Found) -> None:
-    """Redis and Valkey: known by the title that they give themselves."""
+    """Redis and Valkey: known by the title that they give themselves, of a program of theirs."""
     for process in sight.processes:
-        kind = {"redis-server": "redis", "valkey-server": "valkey"}.get(process.title)
-        if kind is None or "[sentinel]" in " ".join(process.argv):
+        kind = _TITLES.get(process.title) or _TITLES.get(process.name, "")
+        if not kind or not process.is_program(kind) or "[sentinel]" in " ".join(process.argv):
             continue
-        title = kind.capitalize()
-        if contained(process, title, found):
+        if contained(process, kind.capitalize(), found):
             continue
         unsure = []
-        sockets = sight.sockets.get(process.pid, [])
-        ports = [p for _, p in sight.ports.get(process.pid, ())]
+        sockets = _paths(sight, process)
+        places = sight.ports.get(process.pid, [])
         told = re.search(r":(\d+)(?:\s|$)", " ".join(process.argv))
-        port = min(ports) if ports else port_in(told[1]) if told else 0
-        connect = ["-s", sockets[0]] if sockets else ["-h", "127.0.0.1", "-p", str(port or 6379)]
-        settings: dict[str, str | int | list[str]] = {}
+        port = min((p for _, p in places), default=0) or (port_in(told[1]) if told else 0)
+        host = local(places, port, both=False) or "127.0.0.1"
+        connect = ["-s", sockets[0]] if sockets else ["-h", host, "-p", str(port or 6379)]
+        if sockets and not process.sees(sockets[0]):
+            unsure.append(_hidden(sockets[0]))
+        settings: dict[str, Value] = {}
         if connect != ["-h", "127.0.0.1", "-p", "6379"]:
             settings["connect"] = connect
         if process.user and process.user != kind:
             settings["os_user"] = process.user
-        data = _link(f"/proc/{process.pid}/cwd")
-        if not data:
-            unsure.append("its folder was not seen: whether it has an append-only file is for you to say")
-        elif sight.exists(f"{data}/appendonlydir") or sight.exists(f"{data}/appendonly.aof"):
+        if (appends := _appends(sight, process)) is None:
+            unsure.append("its files were not seen: whether it has an append-only file is for you to say")
+        elif appends:
             settings["appendonly"] = "yes"
-        unsure.append("a password, if it has one, and TLS are for you to add to connect")
-        where = sockets[0] if sockets else f"port {port or 6379}"
+        unsure += [_LOGIN, "for TLS add redis-cli's own options to connect (--tls, --cacert ...)"]
+        where = sockets[0] if sockets else f"{in_url(host)}:{port}" if places else f"port {port or 6379}"
         name = kind if port in (0, 6379) else named(kind, port)
-        evidence = [f"process {process.pid}"]
-        found.instances.append(Instance(name, f"{title} on {where}", kind, settings, evidence, unsure))
+        what = f"{kind.capitalize()} on {where}"
+        found.instances.append(made(process, name, what, kind, settings, unsure))
+
+
+def _appends(sight: Sight, process: Process) -> bool | None:
+    """Whether it writes an append-only file: it has that open. None where that was not seen."""
+    opened = sight.open_files.get(process.pid)
+    if opened is None:
+        data = process.folder()
+        if not data:
+            return None
+        return sight.exists(f"{data}/appendonlydir") or sight.exists(f"{data}/appendonly.aof")
+    return any(path.endswith(".aof") or "/appendonlydir/" in path for path in opened)
 
 
 def mongodb(sight: Sight, found: Found) -> None:
@@ -172,47 +230,43 @@ def mongodb(sight: Sight, found: Found) -> None:
             found.undecided.append(f"mongos (process {process.pid}): {words}")
         if process.name != "mongod" or contained(process, "MongoDB", found):
             continue
-        ports = [p for _, p in sight.ports.get(process.pid, ())]
-        port = min(ports) if ports else port_in(process.option("--port")) or 27017
-        settings: dict[str, str | int | list[str]] = {}
-        if port != 27017:
-            settings["uri"] = f"mongodb://127.0.0.1:{port}/?directConnection=true"
+        places = sight.ports.get(process.pid, [])
+        port = min((p for _, p in places), default=0) or port_in(process.option("--port")) or 27017
+        host = local(places, port) or "127.0.0.1"
+        settings: dict[str, Value] = {}
+        if (host, port) != ("127.0.0.1", 27017):
+            settings["uri"] = f"mongodb://{in_url(host)}:{port}/?directConnection=true"
         name = "mongodb" if port == 27017 else named("mongodb", port)
         unsure = ["where it has users: a file that logs in, and TLS, are for you to add to arguments"]
-        what = f"MongoDB on port {port}"
-        found.instances.append(Instance(name, what, "mongodb", settings, [f"process {process.pid}"], unsure))
+        found.instances.append(made(process, name, f"MongoDB on port {port}", "mongodb", settings, unsure))
 
 
 def sqlite(sight: Sight, found: Found) -> None:
-    """Databases that a process has open with a write-ahead log: others cannot be told from any file."""
+    """Databases that a process has open with a write-ahead log: others cannot be told from any file.
+
+    One policy for each owner of databases: whoever else owns one that cannot be held spoils theirs alone.
+    """
     holders: dict[str, list[str]] = {}
     for process in sight.processes:
-        for path in sight.open_files.get(process.pid, ()):
+        for path in sorted(set(sight.open_files.get(process.pid, ()))):
             base = path.removesuffix("-wal")
-            if base == path or process.container or base in holders:
+            if base == path or process.container or not process.sees(base):
                 continue
-            if sight.read(base, 16).startswith("SQLite format 3"):
+            if base in holders or sight.read(base, 16).startswith("SQLite format 3"):
                 holders.setdefault(base, []).append(f"{process.name} ({process.pid})")
-    if holders:
-        databases = sorted(holders)
+    by_owner: dict[str, list[str]] = {}
+    for path in sorted(holders):
+        try:
+            judge(path)
+        except HostUnfit as error:
+            found.undecided.append(f"SQLite: {error.message}: it cannot be held; {error.hint}")
+            continue
+        by_owner.setdefault(_owner(path), []).append(path)
+    for owner, databases in sorted(by_owner.items()):
         evidence = [f"{path}: open in {', '.join(holders[path])}" for path in databases]
         unsure = ["only databases in WAL mode that are open just now are seen: add the others"]
         what = f"SQLite, {len(databases)} database{'s' * (len(databases) > 1)} open with a WAL"
-        settings: dict[str, str | int | list[str]] = {"databases": list(databases)}
-        found.instances.append(Instance("sqlite", what, "sqlite", settings, evidence, unsure))
-
-
-def _open_below(sight: Sight, process: Process, *marks: str) -> str:
-    """The folder of a server by what it has open in it, or by where it is."""
-    for path in sight.open_files.get(process.pid, ()):
-        for mark in marks:
-            if mark in path:
-                return path[: path.index(mark)]
-    return _link(f"/proc/{process.pid}/cwd")
-
-
-def _link(path: str) -> str:
-    try:
-        return os.readlink(path)
-    except OSError:
-        return ""
+        what += f", of user {owner}" if len(by_owner) > 1 else ""
+        settings: dict[str, Value] = {"databases": list(databases)}
+        name = named("sqlite", owner) if len(by_owner) > 1 else "sqlite"
+        found.instances.append(Instance(name, what, "sqlite", settings, evidence, unsure))

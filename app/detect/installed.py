@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 
+from app.detect.daemons import CONFIGURATIONS, openldap_databases
 from app.detect.databases import postgresql_instance
-from app.detect.finding import Found, Instance, Value
-from app.detect.sight import Sight, port_in
+from app.detect.finding import Found, Instance, Value, named
+from app.detect.reading import port_in
+from app.detect.sight import Sight
+from app.detect.systems import etcd_programs
 
 _PACKAGES = (
     ("mariadb", "MariaDB", r"mariadb-server(-\d.*)?", r"mariadb\.service"),
@@ -15,6 +18,8 @@ _PACKAGES = (
     ("valkey", "Valkey", r"valkey-server", r"valkey(-server)?(@)?\.service"),
     ("mongodb", "MongoDB", r"mongodb-(org|enterprise)-server|mongodb-server(-core)?", r"mongod\.service"),
     ("etcd", "etcd", r"etcd(-server)?", r"etcd\.service"),
+    ("rabbitmq", "RabbitMQ", r"rabbitmq-server", r"rabbitmq-server\.service"),
+    ("influxdb", "InfluxDB 1", r"influxdb", r"influxdb\.service"),
     ("elasticsearch", "Elasticsearch", r"elasticsearch", r"elasticsearch\.service"),
     ("opensearch", "OpenSearch", r"opensearch", r"opensearch\.service"),
     ("cassandra", "Cassandra", r"cassandra", r"cassandra\.service"),
@@ -30,8 +35,15 @@ _NEEDED: dict[str, dict[str, Value]] = {"sql-server": {"login": "/etc/stillframe
 def installed(sight: Sight, found: Found) -> None:
     """Add what is installed and was not found running."""
     running = {instance.policy for instance in found.instances}
-    if "postgresql" not in running:
-        _postgresql(sight, found)
+    _postgresql(sight, found)
+    if "openldap" not in running:
+        _openldap(sight, found)
+    if "firebird" not in running and any(
+        re.match(r"firebird\d?.*-server(-core)?$", p) for p in sight.packages
+    ):
+        found.undecided.append(
+            "Firebird is installed; for each of its databases: app init NAME --from firebird"
+        )
     if running & {"mariadb", "mysql"}:
         running |= {"mariadb", "mysql"}  # the one's packages may have names of the other's
     for policy, title, packages, units in _PACKAGES:
@@ -47,20 +59,41 @@ def installed(sight: Sight, found: Found) -> None:
             settings = dict(_NEEDED.get(policy, {}))
             if settings:
                 unsure.append(f"for you to make: {', '.join(map(str, settings.values()))}")
+            if policy == "etcd":
+                settings.update(_etcd(sight))
             found.instances.append(Instance(policy, title, policy, settings, evidence, unsure, running=False))
 
 
+def _etcd(sight: Sight) -> dict[str, Value]:
+    """Debian's package has its member one folder deeper; its programs may be old ones."""
+    place = "/var/lib/etcd/default"
+    return {**({"data_dir": place} if sight.exists(place) else {}), **etcd_programs(sight)}
+
+
+def _openldap(sight: Sight, found: Found) -> None:
+    for folder in CONFIGURATIONS:
+        for instance in openldap_databases(sight, folder, ""):
+            instance.running = False
+            found.instances.append(instance)
+
+
 def _postgresql(sight: Sight, found: Found) -> None:
-    """Clusters of Debian's kind, each with its configuration; or a data folder of RHEL's kind."""
+    """Clusters of Debian's kind, each with its configuration; or a data folder of RHEL's kind.
+
+    Those that run are left out: they were found with all that they were started with.
+    """
+    running = [instance for instance in found.instances if instance.policy == "postgresql"]
     for version in sight.folder("/etc/postgresql"):
         for cluster in sight.folder(f"/etc/postgresql/{version}"):
             path = f"/etc/postgresql/{version}/{cluster}/postgresql.conf"
             text = sight.read(path)
-            if text:
-                _cluster(found, text, f"/var/lib/postgresql/{version}/{cluster}", path)
+            if text and named("postgresql", version, cluster) not in {i.name for i in running}:
+                data = _setting(text, "data_directory")
+                usual = f"/var/lib/postgresql/{version}/{cluster}"
+                _cluster(found, text, data if data.startswith("/") else usual, path)
     places = ["/var/lib/pgsql/data", *(f"/var/lib/pgsql/{v}/data" for v in sight.folder("/var/lib/pgsql"))]
     for place in places:
-        if sight.read(f"{place}/PG_VERSION"):
+        if sight.read(f"{place}/PG_VERSION") and not running:
             _cluster(found, sight.read(f"{place}/postgresql.conf"), place, f"{place}/PG_VERSION")
 
 
@@ -70,11 +103,16 @@ def _cluster(found: Found, text: str, data: str, evidence: str) -> None:
     unsure = ["read from its configuration file: what it includes or is started with was not seen"]
     number = port_in(port) or 5432
     folder = folders.split(",")[0].strip()
-    made = postgresql_instance(
-        "postgres", folder if folder.startswith("/") else "", number, data, [evidence], unsure
-    )
-    made.running = False
-    found.instances.append(made)
+    folder = folder if folder.startswith("/") else ""
+    instance = postgresql_instance("postgres", folder, number, data, [evidence], unsure, evidence)
+    instance.running = False
+    if _place(instance) not in [_place(i) for i in found.instances if i.running and i.policy == "postgresql"]:
+        found.instances.append(instance)
+
+
+def _place(instance: Instance) -> tuple[Value | None, Value | None]:
+    """Two clusters cannot have one socket."""
+    return instance.settings.get("host"), instance.settings.get("port")
 
 
 def _setting(text: str, name: str) -> str:

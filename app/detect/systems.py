@@ -8,15 +8,16 @@ import pwd
 import re
 from pathlib import PurePosixPath
 
-from app.detect.finding import Found, Instance, Value, contained, named
-from app.detect.sight import Process, Sight
+from app.detect.finding import Found, Value, contained, full_path, in_url, local, made, named
+from app.detect.processes import Process
+from app.detect.sight import Sight
 
 
 def oracle(sight: Sight, found: Found) -> None:
     """Instances by their process monitors: ora_pmon_SID."""
     for process in sight.processes:
         match = re.fullmatch(r"(ora|db)_pmon_(\w[\w$#]*)", process.title)
-        if match is None or contained(process, "Oracle Database", found):
+        if match is None or not process.is_program("oracle") or contained(process, "Oracle Database", found):
             continue
         sid = match[2]
         home = str(PurePosixPath(process.exe).parent.parent) if process.exe.endswith("/bin/oracle") else ""
@@ -32,7 +33,7 @@ def oracle(sight: Sight, found: Found) -> None:
         if process.user and process.user != "oracle":
             settings["os_user"] = process.user
         found.instances.append(
-            _made(process, named("oracle", sid), f"Oracle Database {sid}", "oracle", settings, unsure)
+            made(process, named("oracle", sid), f"Oracle Database {sid}", "oracle", settings, unsure)
         )
 
 
@@ -45,7 +46,9 @@ def _oratab(sight: Sight) -> list[tuple[str, str]]:
 def hana(sight: Sight, found: Found) -> None:
     """Systems by their name server."""
     for process in sight.processes:
-        if process.title != "hdbnameserver" or contained(process, "SAP HANA", found):
+        if process.title != "hdbnameserver" or not process.is_program("hdbnameserver"):
+            continue
+        if contained(process, "SAP HANA", found):
             continue
         system = process.user.removesuffix("adm").upper() or "HDB"
         folder = os.path.dirname(process.exe) if process.exe else ""
@@ -60,14 +63,16 @@ def hana(sight: Sight, found: Found) -> None:
             f"make the key, as {settings['os_user']}: hdbuserstore SET STILLFRAME HOST:PORT@SYSTEMDB ..."
         ]
         found.instances.append(
-            _made(process, named("hana", system), f"SAP HANA {system}", "sap-hana", settings, unsure)
+            made(process, named("hana", system), f"SAP HANA {system}", "sap-hana", settings, unsure)
         )
 
 
 def db2(sight: Sight, found: Found) -> None:
     """Databases by the folders that an instance has made for them."""
     for process in sight.processes:
-        if process.title != "db2sysc" or contained(process, "Db2", found):
+        if process.title != "db2sysc" or not process.is_program("db2sysc"):
+            continue
+        if contained(process, "Db2", found):
             continue
         home = process.user and _home(process.user)
         names = []
@@ -86,7 +91,7 @@ def db2(sight: Sight, found: Found) -> None:
             if profile != "/home/db2inst1/sqllib/db2profile":
                 settings["profile"] = profile
             found.instances.append(
-                _made(process, named("db2", name), f"Db2 database {name}", "db2", settings, [])
+                made(process, named("db2", name), f"Db2 database {name}", "db2", settings, [])
             )
 
 
@@ -99,7 +104,7 @@ def iris(sight: Sight, found: Found) -> None:
         first = min(running, key=lambda p: p.pid)
         unsure = ["its name is taken to be IRIS: see iris list", "the OS user must be one that IRIS lets in"]
         settings: dict[str, Value] = {"os_user": first.user} if first.user not in ("", "irisowner") else {}
-        found.instances.append(_made(first, "iris", "InterSystems IRIS", "iris", settings, unsure))
+        found.instances.append(made(first, "iris", "InterSystems IRIS", "iris", settings, unsure))
 
 
 def sql_server(sight: Sight, found: Found) -> None:
@@ -113,7 +118,7 @@ def sql_server(sight: Sight, found: Found) -> None:
         if ports and 1433 not in ports:
             settings["server"] = f"tcp:localhost,{ports[0]}"
         unsure = ["write SQLCMDUSER=... and SQLCMDPASSWORD=... into the file login, owned by mssql, mode 600"]
-        found.instances.append(_made(process, "sql-server", "SQL Server", "sql-server", settings, unsure))
+        found.instances.append(made(process, "sql-server", "SQL Server", "sql-server", settings, unsure))
 
 
 _JAVA = (
@@ -149,15 +154,23 @@ def _java(sight: Sight, process: Process, policy: str, title: str, found: Found)
     if policy == "cassandra" and process.user not in ("", "cassandra"):
         settings["os_user"] = process.user
     if policy == "neo4j":
-        settings["units"] = [process.unit or "neo4j.service"]
+        # Of a process somebody made up the unit would be whatever that runs in: a login, a web server.
+        known = bool(re.fullmatch(r"neo4j[\w@.:-]*\.service", process.unit))
+        settings["units"] = [process.unit if known else "neo4j.service"]
         unsure = ["it is stopped for the hold: nobody can use it meanwhile"]
+        if not known:
+            unsure.append(
+                f"which unit runs it was not seen (it is in {process.unit or 'none'}): units is a guess"
+            )
     if policy in ("elasticsearch", "opensearch"):
-        ports = sorted(p for _, p in sight.ports.get(process.pid, ()) if 9200 <= p < 9300)
+        places = sight.ports.get(process.pid, [])
+        port = min((p for _, p in places if 9200 <= p < 9300), default=9200)
+        host = local(places, port) or "127.0.0.1"
         scheme = "http" if policy == "elasticsearch" else "https"
-        if ports and ports[0] != 9200:
-            settings["url"] = f"{scheme}://127.0.0.1:{ports[0]}"
+        if (host, port) != ("127.0.0.1", 9200):
+            settings["url"] = f"{scheme}://{in_url(host)}:{port}"
         unsure = ["https, user and authority, if it asks for them, are for you to say (url, login)"]
-    found.instances.append(_made(process, policy, title, policy, settings, unsure))
+    found.instances.append(made(process, policy, title, policy, settings, unsure))
 
 
 def scylla(sight: Sight, found: Found) -> None:
@@ -167,45 +180,63 @@ def scylla(sight: Sight, found: Found) -> None:
             settings: dict[str, Value] = (
                 {"os_user": process.user} if process.user not in ("", "scylla") else {}
             )
-            found.instances.append(_made(process, "scylla", "ScyllaDB", "scylla", settings, []))
+            found.instances.append(made(process, "scylla", "ScyllaDB", "scylla", settings, []))
 
 
 def etcd(sight: Sight, found: Found) -> None:
-    """Members of etcd, by their options, their environment or what they have open."""
+    """Members of etcd, by their options, their environment, their file or what they have open."""
     for process in sight.processes:
         if process.name != "etcd" or contained(process, "etcd", found):
             continue
-        environment = dict(
-            line.split("=", 1)
-            for line in sight.read(f"/proc/{process.pid}/environ").split("\0")
-            if "=" in line
-        )
+        environment = process.environment()
+        file = process.option("--config-file", "-config-file") or environment.get("ETCD_CONFIG_FILE", "")
+        text = sight.read(full_path(process, file)) if file else ""
+
+        def told(
+            key: str, process: Process = process, environment: dict[str, str] = environment, text: str = text
+        ) -> str:
+            if text:  # with a file etcd looks at nothing else
+                value = re.search(rf"^{key}:[ \t]*['\"]?([^'\"\n#]*)", text, re.MULTILINE)
+                return value[1].strip() if value else ""
+            name = f"ETCD_{key.replace('-', '_').upper()}"
+            return process.option(f"--{key}", f"-{key}") or environment.get(name, "")
+
         opened = next((f for f in sight.open_files.get(process.pid, ()) if f.endswith("/member/snap/db")), "")
-        data = opened.removesuffix("/member/snap/db")
-        data = data or process.option("--data-dir", "-data-dir") or environment.get("ETCD_DATA_DIR", "")
-        urls = process.option("--listen-client-urls", "-listen-client-urls")
-        urls = urls or environment.get("ETCD_LISTEN_CLIENT_URLS", "")
+        data = opened.removesuffix("/member/snap/db") or full_path(process, told("data-dir"))
         settings: dict[str, Value] = {}
         unsure = []
-        if data.startswith("/"):
+        if data:
             settings["data_dir"] = data
         else:
             unsure.append("its data folder was not seen: data_dir is the default")
-        first = next((u for u in urls.split(",") if u.startswith(("http://", "https://"))), "")
+        first = next((u for u in told("listen-client-urls").split(",") if _CLIENT_URL.match(u)), "")
+        socket = next((s for s in sight.sockets.get(process.pid, ()) if s.startswith("/")), "")
+        if socket and not first:
+            settings["connect"] = [f"--endpoints=unix://{socket}"]
         if first:
-            settings["connect"] = [f"--endpoints={first}"]
+            settings["connect"] = [f"--endpoints={_CLIENT_URL.sub(_reachable, first)}"]
             if first.startswith("https:"):
                 unsure.append("--cacert, --cert and --key of a client are for you to add to connect")
         if process.user not in ("", "etcd"):
             settings["os_user"] = process.user
-        found.instances.append(_made(process, "etcd", f"etcd in {data or '?'}", "etcd", settings, unsure))
+        settings.update(etcd_programs(sight))
+        found.instances.append(made(process, "etcd", f"etcd in {data or '?'}", "etcd", settings, unsure))
+
+
+_CLIENT_URL = re.compile(r"(https?)://(0\.0\.0\.0|\[::\]|)(?=:|$)|(https?)://")
+
+
+def _reachable(match: re.Match[str]) -> str:
+    """A URL on every address is reached on this machine's own."""
+    return f"{match[1]}://127.0.0.1" if match[1] else match[0]
+
+
+def etcd_programs(sight: Sight) -> dict[str, Value]:
+    """Before 3.5 etcdctl does what etcdutl does since."""
+    return {} if sight.has_program("etcdutl") or not sight.has_program("etcdctl") else {"etcdutl": "etcdctl"}
 
 
 _STOPPED = {
-    "rabbitmq": ("RabbitMQ", re.compile(r"rabbit.*\.service|rabbitmq-server\.service")),
-    "influxdb": ("InfluxDB", re.compile(r"influxd(b)?\.service")),
-    "firebird": ("Firebird", re.compile(r"firebird.*\.service")),
-    "openldap": ("OpenLDAP", re.compile(r"slapd\.service")),
     "couchdb": ("CouchDB", re.compile(r"couchdb\.service")),
     "gitlab": ("GitLab", re.compile(r"gitlab-runsvdir\.service")),
     "jenkins": ("Jenkins", re.compile(r"jenkins\.service")),
@@ -227,15 +258,9 @@ def services(sight: Sight, found: Found) -> None:
         for title, pattern in _STOPPED.values():
             if pattern.fullmatch(unit):
                 found.undecided.append(
-                    f"{title} ({unit}): see whether app init --list has a policy for it; "
-                    f'or stop it for the hold: app init {named(title)} --from service, units = ["{unit}"]'
+                    f"{title} ({unit}): no shipped policy is for it; to have it stopped for the hold: "
+                    f'app init {named(title)} --from service, units = ["{unit}"]'
                 )
-
-
-def _made(
-    process: Process, name: str, what: str, policy: str, settings: dict[str, Value], unsure: list[str]
-) -> Instance:
-    return Instance(name, what, policy, settings, [f"process {process.pid}"], unsure)
 
 
 def _home(user: str) -> str:

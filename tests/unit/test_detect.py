@@ -12,7 +12,9 @@ from app.compiler import compile_paths
 from app.detect import databases, detect, systems
 from app.detect.finding import Found, Instance, give_names, named, writable
 from app.detect.installed import installed
-from app.detect.sight import Process, Sight, _address, _container, _packages, _tcp, _unix, port_in, read_text
+from app.detect.processes import Process, _container
+from app.detect.reading import port_in, read_text
+from app.detect.sight import Sight, _address, _packages, _tcp, _unix
 
 
 def process(argv: list[str], pid: int = 10, exe: str = "", **more: object) -> Process:
@@ -282,7 +284,7 @@ def image(tmp_path: Path) -> Path:
 def test_an_image_is_read_by_its_files_alone(
     image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.detect.sight._processes", lambda sight: pytest.fail("looked at this machine"))
+    monkeypatch.setattr("app.detect.sight.processes", lambda: pytest.fail("looked at this machine"))
     found = detect(str(image))
     assert sorted((i.policy, i.name) for i in found.instances) == [
         ("etcd", "etcd"),
@@ -359,9 +361,11 @@ def test_tables_of_the_kernel(tmp_path: Path) -> None:
         "0000000000000000: 00000002 00000000 00010000 0001 01 111 /run/a b\n"
         "0000000000000000: 00000003 00000000 00000000 0001 03 112 /run/c\n"
         "0000000000000000: 00000002 00000000 00010000 0001 01 113 @abstract\n"
+        "0000000000000000: 00000002 00000000 00010000 0001 01 116 client:1\n"
         "0000000000000000: 00000002 00000000 00010000 0001 01 114\n"
         "0000000000000000: 00000002 00000000 00010000 0001 01 115 /run/\n"
         "a new line b c d e /run/f\n"
     )
-    assert _unix(str(unix)) == {"111": "/run/a b", "115": "/run/"}, "a path may have a line of its own"
+    told = {"111": "/run/a b", "113": "@abstract", "115": "/run/", "116": "client:1"}
+    assert _unix(str(unix)) == told, "a path may have a line of its own"
     assert dict(_packages("Package: a\nStatus: hold ok installed\nVersion: 1\n\nnonsense")) == {"a": "1"}
