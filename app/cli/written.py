@@ -31,7 +31,8 @@ def toml(data: Mapping[str, Any]) -> str:
 def create(files: Sequence[tuple[str, str]]) -> None:
     """Write new files, all of them or none.
 
-    Raises HostUnfit where one is there already (a link that leads nowhere, too), OSError.
+    Raises HostUnfit where one is there already (a link that leads nowhere, too), and where the disk does
+    not take them (full, a quota); OSError where a folder cannot be written to.
     """
     there = [path for path, _ in files if os.path.lexists(path)]
     if there:
@@ -45,8 +46,12 @@ def create(files: Sequence[tuple[str, str]]) -> None:
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
             descriptor = os.open(path, flags, 0o600)
             made.append(path)
-            with open(descriptor, "w", encoding="utf-8") as file:
-                file.write(text)
+            try:
+                with open(descriptor, "w", encoding="utf-8") as file:
+                    file.write(text)
+            except OSError as error:
+                reason = f"{printable(path)}: {error.strerror}; nothing was written"
+                raise HostUnfit(reason, "make room, or choose another folder") from error
     except BaseException:
         for path in made:
             os.unlink(path)
