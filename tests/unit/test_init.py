@@ -58,6 +58,39 @@ def test_with_every_comment_sign_taken_away_it_is_what_it_was(base: str, tmp_pat
     assert compile_paths([str(opened)]).plan == compile_paths([str(plain)]).plan
 
 
+FILLED = {
+    "databases": ["/srv/a.db"],
+    "units": ["orders.service"],
+    "container": "orders",
+    "database": "ORDERS",
+    "suffix": "dc=example",
+    "key": "KEY",
+    "os_user": "hdbadm",
+    "oracle_sid": "ORCL",
+}
+"""What an operator writes; any other setting without a default is a path."""
+
+
+@pytest.mark.parametrize("base", shipped_names())
+def test_filled_in_it_compiles(base: str, tmp_path: Path) -> None:
+    """As an operator does: of the marked lines the sign is taken away, and a value put in."""
+    import tomli_w
+
+    path = tmp_path / "mine.toml"
+    run("mine", "--from", base, "--out", path)
+
+    def fill_in(match: re.Match[str]) -> str:
+        return match[1] + tomli_w.dumps({match[2]: FILLED.get(match[2], "/srv/x")})
+
+    marked = re.compile(
+        r"^(# TO BE FILLED IN: .*\n(?:# (?![a-z_]+ = ).*\n)*)# ([a-z_]+) = .*\n", re.MULTILINE
+    )
+    text, count = marked.subn(fill_in, path.read_text())
+    assert count == path.read_text().count("TO BE FILLED IN")
+    path.write_text(text)
+    assert [a.name for a in compile_paths([str(path)]).plan.applications] == ["mine"]
+
+
 def test_the_name_is_the_policy_where_none_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert "wrote postgresql.toml" in run("postgresql")
