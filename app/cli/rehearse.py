@@ -18,14 +18,21 @@ from app.cli.output import emit, json_option, tell
 from app.cli.policies import read_trusted
 from app.compiler import compile_files, compile_paths
 from app.errors import FRAMEWORK_ERRORS, Busy, Exit, HostUnfit, Misused
+from app.host import trust
 from app.install import write_set
 from app.journal import Journal
 from app.paths import CONFIG_DIRECTORY, Paths, paths
 from app.policy.wording import printable
 from app.rehearsal import APPLICATION, Host, Rehearsal
 
+MOST_SAID = 4096
+"""Bytes at the end of what a script wrote into its log that are shown."""
+
 LATE = 30.0
 """Seconds that a script which was late is waited for at the end: it is never killed."""
+
+
+LOGS = ("pre.log", "post.log")
 
 
 @click.command("rehearse")
@@ -61,6 +68,7 @@ def command(policies: tuple[str, ...], directory: str, seconds: float, quiet: bo
         raise HostUnfit("only root can do what the extension does", "sudo app rehearse")
     places = paths()
     last = max(history.numbers(places), default=0)
+    before = {name: len(_log(places, name)) for name in LOGS}
     with _compiled(policies, places) if policies else contextlib.nullcontext(directory) as folder:
         host = Host(os.path.abspath(folder), progress)
         try:
@@ -69,7 +77,9 @@ def command(policies: tuple[str, ...], directory: str, seconds: float, quiet: bo
             if not host.settle(LATE):
                 progress(f"a script that was late has not ended {LATE:g} s after: see app status")
     report = _report(places, last)
-    emit(_data(outcome, report), _text(outcome, report), as_json)
+    # Where there is no report nothing was held, and why stands there alone.
+    said = [] if report else [line for name in LOGS for line in _said(places, name, before[name])]
+    emit(_data(outcome, report, said), _text(outcome, report, said), as_json)
     if outcome.backup != APPLICATION or (report and report["exit"]):
         sys.exit(Exit.DIFFERS)
 
@@ -123,20 +133,36 @@ def _report(places: Paths, last: int) -> dict[str, Any] | None:
     return history.load(places, number) if number > last else None
 
 
-def _data(outcome: Rehearsal, report: dict[str, Any] | None) -> dict[str, Any]:
+def _log(places: Paths, name: str) -> bytes:
+    """What stands in a script's log; nothing where there is none that root alone can write."""
+    try:
+        return trust.read_trusted(f"{places.log}/{name}")
+    except HostUnfit:
+        return b""
+
+
+def _said(places: Paths, name: str, before: int) -> list[str]:
+    """The lines that a script has added to its log."""
+    added = _log(places, name)[before:][-MOST_SAID:].decode("utf-8", "replace")
+    return [f"{name}: {line}" for line in added.splitlines()]
+
+
+def _data(outcome: Rehearsal, report: dict[str, Any] | None, said: list[str]) -> dict[str, Any]:
     data: dict[str, Any] = dataclasses.asdict(outcome)
     data["advice"] = FRAMEWORK_ERRORS[outcome.error].advice if outcome.error else ""
     data["report"] = report
+    data["said"] = said
     return data
 
 
-def _text(outcome: Rehearsal, report: dict[str, Any] | None) -> str:
+def _text(outcome: Rehearsal, report: dict[str, Any] | None, said: list[str]) -> str:
     lines = [f"the backup would have been: {outcome.backup}"]
     if outcome.error:
         lines.append(f"reported: {outcome.error} ({outcome.code}): {outcome.reason}")
         lines.append(f"advice: {FRAMEWORK_ERRORS[outcome.error].advice}")
     elif outcome.reason:
         lines.append(outcome.reason)
+    lines += [f"  {line}" for line in said]
     if report:
         lines.append(f"our own report ({report['number']}): {report['achieved']}")
         lines += [f"  because {reason}" for reason in report["because"]]

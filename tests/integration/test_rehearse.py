@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -262,6 +264,19 @@ def test_a_failed_quiesce_is_told_in_the_frameworks_words(here: Stage) -> None:
     assert "the backup would have been: filesystem-consistent" in output
     assert "reported: Pre-ScriptExecutionFailed (300)" in output
     assert "orders: NOT held" in output
+
+
+def test_why_nothing_was_held_is_told_where_there_is_no_report(here: Stage) -> None:
+    chosen = policy(here, '[hazards]\nbackup-running = "fatal"')
+    (here.folder / "restic").symlink_to("/bin/sleep")
+    with subprocess.Popen([here.folder / "restic", "600"]) as backup:
+        status, output, _ = here.app("rehearse", "--seconds", "0", chosen)
+        backup.kill()
+    assert status == 1
+    assert "ended with status 4" in output
+    assert re.search(r"^  pre\.log: error: backup-running: .*restic", output, re.MULTILINE), output
+    assert not (here.folder / "said").exists(), "the look for hazards comes first"
+    assert "pre.log" not in here.app("rehearse", "--seconds", "0", policy(here))[1]
 
 
 def test_a_hold_that_breaks_is_told(here: Stage) -> None:
