@@ -192,7 +192,7 @@ def contained(process: Process, title: str, found: Found) -> bool:
     words = f'through = ["{program}", "exec", "--interactive", "{name[:12]}"]'
     way = f": extend its policy, and say {words} in [session] (better the container's own name)"
     found.undecided.append(
-        f"{title} (process {process.pid}) runs in {process.container}"
+        f"{title} (process {process.pid}) runs in {f'{engine} {name[:12]}' if program else process.container}"
         + (way if program and name else ": its client must run in there, too")
     )
     return True

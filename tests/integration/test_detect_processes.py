@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from tests import containers
 from tests.integration.stage import Stage, stage
 
 pytestmark = [pytest.mark.integration, pytest.mark.root]
@@ -132,6 +134,23 @@ def test_what_has_another_root_is_told_and_not_written(here: Stage) -> None:
         assert not of_process(answer, process.pid)
         (sentence,) = told_of(answer, process.pid)
         assert "runs in another root folder" in sentence
+
+
+def test_what_runs_in_a_container_is_told_with_the_way_to_it(here: Stage) -> None:
+    if missing := containers.missing():
+        pytest.skip(f"needs {missing}")
+    with containers.container("sf-detect", list(map(str, redis("--unixsocket", "/tmp/s")))) as container:
+        until = time.monotonic() + 10
+        while "PONG" not in container.run("sh", "-c", "redis-cli -s /tmp/s PING || true"):
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        told = [sentence for sentence in found(here)["undecided"] if "runs in libpod" in sentence]
+        ways = [re.findall(r'"podman", "exec", "--interactive", "(\w+)"', sentence) for sentence in told]
+        done = [
+            subprocess.run([container.podman, "exec", way, "redis-cli", "-s", "/tmp/s", "PING"])
+            for (way,) in ways
+        ]
+        assert 0 in [each.returncode for each in done], told
 
 
 def made_up(
