@@ -53,6 +53,8 @@ def command(directory: str, root: str, installed: bool, as_json: bool) -> None:
 
 def _write(directory: str, chosen: list[Instance], files: dict[str, str]) -> None:
     """All of them or none. Raises HostUnfit where others could exchange what root writes there."""
+    if problem := _problem(chosen):
+        raise StillframeError(f"what was found makes no policies for one VM: {problem}", "app detect --json")
     os.makedirs(directory, mode=0o755, exist_ok=True)
     # As everywhere it is the folder that counts, not the links that lead to it.
     flaws = trust.findings(os.path.realpath(directory), folder=True) if os.geteuid() == 0 else []
@@ -61,8 +63,6 @@ def _write(directory: str, chosen: list[Instance], files: dict[str, str]) -> Non
             f"{flaws[0].path}: {flaws[0].message}; nothing was written",
             f"{flaws[0].repair}, or choose another folder (root compiles no policy of others' making)",
         )
-    if problem := _problem(chosen):
-        raise StillframeError(f"what was found makes no policies for one VM: {problem}", "app detect --json")
     create([(files[i.name], policy_text(i)) for i in chosen])
 
 

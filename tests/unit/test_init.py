@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from app.cli.init import command, describe, text
+from app.cli.written import create
 from app.compiler import compile_paths
 from app.errors import HostUnfit, Misused, PolicyInvalid
 from app.policy import shipped_names
@@ -108,6 +110,21 @@ def test_a_file_that_is_there_stays(link: bool, tmp_path: Path) -> None:
         run("orders", "--from", "postgresql", "--out", path)
     assert link or path.read_text() == "mine"
     assert not (tmp_path / "nowhere").exists()
+
+
+def test_an_interrupt_leaves_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.open
+
+    def interrupted(path: str, flags: int, mode: int) -> int:
+        if path.endswith("c"):
+            raise KeyboardInterrupt
+        return real(path, flags, mode)
+
+    monkeypatch.setattr("app.cli.written.os.open", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        create([(str(tmp_path / name), "text") for name in "abc"])
+    monkeypatch.undo()
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
