@@ -127,9 +127,13 @@ def mysql(sight: Sight, found: Found) -> None:
             continue
         kind, unsure = _which(sight, process)
         title = "MariaDB" if kind == "mariadb" else "MySQL"
-        sockets = [s for s in _paths(sight, process) if not s.endswith("mysqlx.sock")]
-        path = sockets[0] if sockets else full_path(process, process.option("--socket"))
-        port = next((p for _, p in sight.ports.get(process.pid, ()) if p not in (33060, 33062)), 0)
+        told = full_path(process, process.option("--socket"))
+        sockets = _classic(sight, process)
+        path = told if told in sockets or not sockets else sockets[0]
+        if len(sockets) > 1 and path != told:
+            unsure.append(f"it has more sockets, one may be the X plugin's: {', '.join(sockets[1:])}")
+        others = {33060, 33062, port_in(process.option("--mysqlx-port", "--mysqlx_port"))}
+        port = min((p for _, p in sight.ports.get(process.pid, ()) if p not in others), default=0)
         port = port or port_in(process.option("--port")) or 3306
         default = "/run/mysqld/mysqld.sock" if kind == "mariadb" else "/var/run/mysqld/mysqld.sock"
         settings: dict[str, Value] = {}
@@ -145,10 +149,18 @@ def mysql(sight: Sight, found: Found) -> None:
         found.instances.append(made(process, name, what, kind, settings, unsure))
 
 
+def _classic(sight: Sight, process: Process) -> list[str]:
+    """Its sockets without the X plugin's, which speaks another protocol; the usual names first."""
+    own = full_path(process, process.option("--mysqlx-socket", "--mysqlx_socket"))
+    sockets = [s for s in _paths(sight, process) if s != own and "mysqlx" not in os.path.basename(s)]
+    return sorted(sockets, key=lambda s: os.path.basename(s) not in ("mysqld.sock", "mysql.sock"))
+
+
 def _which(sight: Sight, process: Process) -> tuple[str, list[str]]:
     """Which of the two policies, and what is not sure about it."""
-    if process.name == "mariadbd" or _says_mariadb(process):
-        return "mariadb", []
+    says = process.name == "mariadbd" or _says_mariadb(process)
+    if says is not None:
+        return "mariadb" if says else "mysql", []
     owners = [p for p in sight.packages if re.match(r"(mariadb|mysql)(-community)?-server", p)]
     if owners and all(p.startswith("mariadb") for p in owners):
         return "mariadb", []
@@ -158,17 +170,17 @@ def _which(sight: Sight, process: Process) -> tuple[str, list[str]]:
     return "mysql", unsure
 
 
-def _says_mariadb(process: Process) -> bool:
-    """Whether the program's own text names MariaDB; the file is only read."""
+def _says_mariadb(process: Process) -> bool | None:
+    """Whether the program's own text names MariaDB; the file is only read. None where it cannot be."""
     try:
         with open(f"/proc/{process.pid}/exe", "rb") as file:
             size = os.fstat(file.fileno()).st_size
             if not 0 < size <= _LARGEST_PROGRAM:
-                return False
+                return None
             with mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as text:
                 return text.find(b"MariaDB") >= 0
     except (OSError, ValueError):
-        return False
+        return None
 
 
 _LOGIN = (

@@ -132,6 +132,26 @@ def test_the_client_beside_a_server_is_taken_if_it_is_roots(tmp_path: Path) -> N
         assert told == any("was not found" in sentence for sentence in instance.unsure)
 
 
+def test_the_x_plugins_socket_and_port_are_not_mysqls_own() -> None:
+    options = ["--mysqlx_socket=/run/x.sock", "--mysqlx-port=3000"]
+    for argv, sockets, path, told in (
+        ([*options], ["/run/x.sock", "/run/m.sock"], "/run/m.sock", False),
+        (["--socket=/run/b.sock"], ["/run/a.sock", "/run/b.sock"], "/run/b.sock", False),
+        ([], ["/run/mysqlx.sock", "/run/b.sock"], "/run/b.sock", False),
+        ([], ["/run/a.sock", "/srv/mysqld.sock"], "/srv/mysqld.sock", True),
+    ):
+        found = Found()
+        sight = seen(
+            process(["/usr/sbin/mysqld", *argv], NONE),
+            sockets={NONE: sockets},
+            ports={NONE: [("::", 33060), ("::", 3307), ("::", 3000)] if argv == options else [("::", 3307)]},
+        )
+        databases.mysql(sight, found)
+        (instance,) = found.instances
+        assert (instance.settings["socket"], instance.name) == (path, "mysql-3307")
+        assert told == any("X plugin" in sentence for sentence in instance.unsure)
+
+
 # --- RabbitMQ, OpenLDAP, InfluxDB, Firebird ----------------------------------------------------------------
 
 BEAM = "/usr/lib/erlang/erts-13.1.5/bin/beam.smp"
