@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import os
-import pwd
 import re
 import tomllib
 import urllib.parse
@@ -64,7 +63,7 @@ def rabbitmq(sight: Sight, found: Found) -> None:
         instance = made(process, name, what, "rabbitmq", settings, unsure)
         # Where its control program looks for the cookie and for the node.
         home = environment.get("HOME", "")
-        if home.startswith("/") and home != _home(process.user):
+        if home.startswith("/") and home != process.home:
             instance.environment["HOME"] = home
             if sight.exists(CONTROL):  # Debian's own rabbitmqctl goes to /var/lib/rabbitmq, whatever HOME is
                 settings["rabbitmqctl"] = CONTROL
@@ -293,10 +292,3 @@ def _is_firebird(sight: Sight, path: str) -> bool:
         return False
     head = sight.read(path, 20).encode("utf-8", "surrogateescape")
     return len(head) == 20 and head[0] == 1 and head[19] & 0x80 == 0x80
-
-
-def _home(user: str) -> str:
-    try:
-        return pwd.getpwnam(user).pw_dir
-    except KeyError:
-        return ""

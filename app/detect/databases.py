@@ -104,10 +104,6 @@ def postgresql_instance(
     return Instance(name, f"PostgreSQL on port {port}{where}", "postgresql", settings, evidence, unsure)
 
 
-def _paths(sight: Sight, process: Process) -> list[str]:
-    return [path for path in sight.sockets.get(process.pid, ()) if path.startswith("/")]
-
-
 def _hidden(path: str) -> str:
     """It may be a /tmp of its own (PrivateTmp)."""
     return f"{path} is another place to it than to us (PrivateTmp): no client here reaches its socket there"
@@ -152,7 +148,7 @@ def mysql(sight: Sight, found: Found) -> None:
 def _classic(sight: Sight, process: Process) -> list[str]:
     """Its sockets without the X plugin's, which speaks another protocol; the usual names first."""
     own = full_path(process, process.option("--mysqlx-socket", "--mysqlx_socket"))
-    sockets = [s for s in _paths(sight, process) if s != own and "mysqlx" not in os.path.basename(s)]
+    sockets = [s for s in sight.paths(process) if s != own and "mysqlx" not in os.path.basename(s)]
     return sorted(sockets, key=lambda s: os.path.basename(s) not in ("mysqld.sock", "mysql.sock"))
 
 
@@ -199,7 +195,7 @@ def redis(sight: Sight, found: Found) -> None:
         if contained(process, kind.capitalize(), found):
             continue
         unsure = []
-        sockets = _paths(sight, process)
+        sockets = sight.paths(process)
         places = sight.ports.get(process.pid, [])
         told = re.search(r":(\d+)(?:\s|$)", " ".join(process.argv))
         port = min((p for _, p in places), default=0) or (port_in(told[1]) if told else 0)

@@ -57,6 +57,14 @@ class Process:
         except KeyError:
             return ""
 
+    @property
+    def home(self) -> str:
+        """That user's home, or "" if the number has no name."""
+        try:
+            return pwd.getpwuid(self.uid).pw_dir
+        except KeyError:
+            return ""
+
     def is_program(self, *prefixes: str) -> bool:
         """Whether its file has a name that begins so, or cannot be read: a title may be anybody's."""
         return not self.exe or self.name.startswith(prefixes)

@@ -81,6 +81,10 @@ class Sight:
         place = os.path.realpath(self.root + path) if self.root else path
         return place if not self.root or place.startswith(f"{os.path.realpath(self.root)}/") else ""
 
+    def paths(self, process: Process) -> list[str]:
+        """The sockets that a process listens on and that have a path, from / on."""
+        return [path for path in self.sockets.get(process.pid, ()) if path.startswith("/")]
+
     def units(self, pattern: str) -> list[str]:
         """Unit files whose name matches, sorted."""
         found: set[str] = set()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import pwd
 import re
 from pathlib import PurePosixPath
 
@@ -74,7 +72,7 @@ def db2(sight: Sight, found: Found) -> None:
             continue
         if contained(process, "Db2", found):
             continue
-        home = process.user and _home(process.user)
+        home = process.home
         names = []
         if home:
             place = f"{home}/{process.user}/NODE0000"
@@ -210,7 +208,7 @@ def etcd(sight: Sight, found: Found) -> None:
         else:
             unsure.append("its data folder was not seen: data_dir is the default")
         first = next((u for u in told("listen-client-urls").split(",") if _CLIENT_URL.match(u)), "")
-        socket = next((s for s in sight.sockets.get(process.pid, ()) if s.startswith("/")), "")
+        socket = next(iter(sight.paths(process)), "")
         if socket and not first:
             settings["connect"] = [f"--endpoints=unix://{socket}"]
         if first:
@@ -236,18 +234,18 @@ def etcd_programs(sight: Sight) -> dict[str, Value]:
     return {} if sight.has_program("etcdutl") or not sight.has_program("etcdctl") else {"etcdutl": "etcdctl"}
 
 
-_STOPPED = {
-    "couchdb": ("CouchDB", re.compile(r"couchdb\.service")),
-    "gitlab": ("GitLab", re.compile(r"gitlab-runsvdir\.service")),
-    "jenkins": ("Jenkins", re.compile(r"jenkins\.service")),
-    "gitea": ("Gitea", re.compile(r"(gitea|forgejo)\.service")),
-    "grafana": ("Grafana", re.compile(r"grafana-server\.service")),
-    "prometheus": ("Prometheus", re.compile(r"prometheus\.service")),
-    "zookeeper": ("ZooKeeper", re.compile(r"zookeeper\.service")),
-    "kafka": ("Kafka", re.compile(r"kafka\.service")),
-    "vault": ("Vault", re.compile(r"vault\.service")),
-    "consul": ("Consul", re.compile(r"consul\.service")),
-}
+_STOPPED = (
+    ("CouchDB", re.compile(r"couchdb\.service")),
+    ("GitLab", re.compile(r"gitlab-runsvdir\.service")),
+    ("Jenkins", re.compile(r"jenkins\.service")),
+    ("Gitea", re.compile(r"(gitea|forgejo)\.service")),
+    ("Grafana", re.compile(r"grafana-server\.service")),
+    ("Prometheus", re.compile(r"prometheus\.service")),
+    ("ZooKeeper", re.compile(r"zookeeper\.service")),
+    ("Kafka", re.compile(r"kafka\.service")),
+    ("Vault", re.compile(r"vault\.service")),
+    ("Consul", re.compile(r"consul\.service")),
+)
 """Servers whose own way, if there is one, asks for more than can be seen: told, and stopped on wish."""
 
 
@@ -255,15 +253,9 @@ def services(sight: Sight, found: Found) -> None:
     """What systemd runs and can stop for a hold: said, and not written, for it stops work."""
     seen = {process.unit for process in sight.processes if process.unit and not process.container}
     for unit in sorted(seen):
-        for title, pattern in _STOPPED.values():
+        for title, pattern in _STOPPED:
             if pattern.fullmatch(unit):
                 found.undecided.append(
                     f"{title} ({unit}): no shipped policy is for it; to have it stopped for the hold: "
                     f'app init {named(title)} --from service, units = ["{unit}"]'
                 )
-
-
-def _home(user: str) -> str:
-    with contextlib.suppress(KeyError):
-        return pwd.getpwnam(user).pw_dir
-    return ""
